@@ -1,0 +1,1 @@
+"""Generation engines behind one protocol, shared by training, scoring and evaluation."""

@@ -1,0 +1,1 @@
+"""Numerics, correlation measures, run provenance and version workarounds."""

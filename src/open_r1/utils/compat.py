@@ -1,0 +1,58 @@
+"""Workarounds for library versions that do not fit together; nothing else in the repo needs to know of them.
+
+torchvision's wheels carry an extension built for CUDA. Beside a CPU build of torch it cannot load, and then
+`import torchvision` itself fails with "operator torchvision::nms does not exist", which takes every image and video
+processor of transformers down. The Python-only part of torchvision (all that the processors use) works once the two
+operators that it refers to are declared, so they are declared, just before torchvision is first imported, and only
+where the extension does not load.
+"""
+
+import importlib.abc
+import importlib.machinery
+import sys
+from pathlib import Path
+
+
+_OPERATORS = ("nms", "qnms")
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_kept_libraries = []  # a torch.library.Library undoes its definitions when it is collected
+
+
+class _TorchvisionGuard(importlib.abc.MetaPathFinder):
+    """Declares torchvision's operators when torchvision is about to be imported, then lets the import go on."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            spec = importlib.machinery.PathFinder.find_spec(fullname)
+            if spec is not None and not _extension_loads(Path(spec.origin).parent):
+                _declare_operators()
+        return None
+
+
+def _extension_loads(package_dir: Path) -> bool:
+    import torch
+
+    for library in package_dir.glob("_C*.so"):
+        try:
+            torch.ops.load_library(library)
+        except OSError:
+            return False
+        return True
+    return False
+
+
+def _declare_operators() -> None:
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in _OPERATORS:
+        library.define(name + _SCHEMA)
+    _kept_libraries.append(library)
+
+
+def guard_torchvision() -> None:
+    """Arranges for torchvision to import beside a CPU build of torch. Cheap, and safe to call more than once."""
+    already = "torchvision" in sys.modules or any(isinstance(finder, _TorchvisionGuard) for finder in sys.meta_path)
+    if not already:
+        sys.meta_path.insert(0, _TorchvisionGuard())

@@ -1,0 +1,41 @@
+"""Families of vision-language models, chosen by a checkpoint's `config.model_type` (a folder may have any name)."""
+
+from typing import TYPE_CHECKING
+
+from open_r1.vlm_modules.qwen_module import QwenVLModule
+from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
+
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+# config.model_type -> module. Adding a family is one file and one line here per model type.
+VLM_MODULES: dict[str, type[VLMBaseModule]] = {
+    "qwen2_vl": QwenVLModule,
+    "qwen2_5_vl": QwenVLModule,
+}
+
+
+def select_vlm_module(config: "PretrainedConfig") -> VLMBaseModule:
+    """The module for a loaded configuration.
+
+    Raises:
+        ValueError: no module knows this model type; the message lists the known ones.
+    """
+    if config.model_type not in VLM_MODULES:
+        raise ValueError(
+            f"Unsupported model type {config.model_type!r}: known are {', '.join(sorted(VLM_MODULES))}. "
+            "A family is added by one file in open_r1/vlm_modules and one line in its registry."
+        )
+    return VLM_MODULES[config.model_type]()
+
+
+def get_vlm_module(model_name_or_path: str) -> type[VLMBaseModule]:
+    """The module class for a checkpoint, by the `model_type` in its configuration."""
+    from transformers import AutoConfig
+
+    return type(select_vlm_module(AutoConfig.from_pretrained(model_name_or_path)))
+
+
+__all__ = ["VLM_MODULES", "EncodedPrompt", "VLMBaseModule", "get_vlm_module", "select_vlm_module"]

@@ -1,0 +1,65 @@
+"""Qwen2-VL and Qwen2.5-VL: patches of dynamic resolution, multimodal rotary positions (M-RoPE)."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
+
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+
+
+def _get_mrope_model(model: "PreTrainedModel"):
+    """The module that owns `get_rope_index` and `rope_deltas`, below a PEFT wrapper where there is one."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.model
+
+
+class QwenVLModule(VLMBaseModule):
+    def get_vlm_key(self) -> str:
+        return "qwen"
+
+    def get_model_class(self, config: "PretrainedConfig") -> type["PreTrainedModel"]:
+        from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+
+        classes = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
+        return classes[config.model_type]
+
+    def load_processor(
+        self, model_name_or_path: str, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> "ProcessorMixin":
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(model_name_or_path)
+        size = dict(processor.image_processor.size)
+        size["shortest_edge"] = min_pixels if min_pixels is not None else size["shortest_edge"]
+        size["longest_edge"] = max_pixels if max_pixels is not None else size["longest_edge"]
+        if size["shortest_edge"] > size["longest_edge"]:
+            raise ValueError(
+                f"min_pixels ({size['shortest_edge']}) exceeds max_pixels ({size['longest_edge']}): "
+                "give both --min_pixels and --max_pixels so that the first is not the larger."
+            )
+        # Named "edge" by transformers, but both are pixel counts (height times width) for this family.
+        processor.image_processor.size = size
+        return processor
+
+    def get_vision_modules_keywords(self) -> list[str]:
+        return ["visual"]
+
+    def get_media_token_ids(self, config: "PretrainedConfig") -> list[int]:
+        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        return [getattr(config, name) for name in names if getattr(config, name, None) is not None]
+
+    def compute_position_ids(self, model: "PreTrainedModel", prompt: EncodedPrompt) -> torch.Tensor:
+        names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+        position_ids, _ = _get_mrope_model(model).get_rope_index(
+            prompt.input_ids[None],
+            mm_token_type_ids=prompt.token_inputs["mm_token_type_ids"][None],
+            **{name: prompt.media_inputs[name] for name in names if name in prompt.media_inputs},
+        )
+        return position_ids[:, 0]  # (3, P)
+
+    def set_decode_offsets(self, model: "PreTrainedModel", offsets: torch.Tensor) -> None:
+        _get_mrope_model(model).rope_deltas = offsets
