@@ -132,7 +132,9 @@ def _extract(section: str, text: str) -> str | None:
     return text[start : text.index(closing, start)]
 
 
-_THINK_FIRST = "{Question} First output the thinking process in <think> </think> tags and then output the final answer "
+_THINK_FIRST = (
+    "{Question} First output the thinking process in <think> </think> tags and then output the final answer "
+)
 
 ANSWER_CONTRACTS = {
     contract.name: contract

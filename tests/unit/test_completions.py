@@ -15,7 +15,6 @@ from open_r1.completions import (
 )
 
 
-
 @pytest.mark.parametrize(
     "text, score",
     [
@@ -101,7 +100,9 @@ def test_the_last_complete_pair_is_extracted(text, inside):
     assert extract_think(text.replace("answer>", "think>")) == inside
 
 
-@pytest.mark.parametrize("piece", ["<answer>", "</answer>", "<answer></answer>", "<think>", "1,", "-", "1e", "<", "a "])
+@pytest.mark.parametrize(
+    "piece", ["<answer>", "</answer>", "<answer></answer>", "<think>", "1,", "-", "1e", "<", "a "]
+)
 def test_reading_takes_time_linear_in_the_text(piece):
     text = piece * (2_000_000 // len(piece))
     start = time.perf_counter()
