@@ -56,3 +56,13 @@ def guard_torchvision() -> None:
     already = "torchvision" in sys.modules or any(isinstance(finder, _TorchvisionGuard) for finder in sys.meta_path)
     if not already:
         sys.meta_path.insert(0, _TorchvisionGuard())
+
+
+def speed_up_help(argv: list[str]) -> None:
+    """Makes `--help` answer in two seconds instead of seven.
+
+    transformers imports peft, and with it every modelling base class, before it can describe `TrainingArguments`.
+    A process that only prints its options does without: peft is declared absent, for this process alone.
+    """
+    if {"-h", "--help"} & set(argv) and "peft" not in sys.modules:
+        sys.modules["peft"] = None

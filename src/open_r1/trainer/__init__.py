@@ -1,0 +1,1 @@
+"""The group-wise GRPO trainer and the pure functions it is made of."""

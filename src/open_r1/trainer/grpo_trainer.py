@@ -1,0 +1,381 @@
+"""`VLMGRPOTrainer`: transformers' training loop over groups.
+
+One round, from the sampler to the loss:
+
+    prompts of the round     RepeatRandomSampler, GroupCollator       each image opened once per group
+    -> completions           HFGenerator                              each prompt prefilled once
+    -> rewards (B, F)        reward functions, whole groups
+    -> advantages (B,)       relative to the group
+    -> old, reference logps  where they are needed, no gradient
+    -> micro-batches         whole groups, num_iterations times       compute_loss
+"""
+
+from collections import deque
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_callback import ProgressCallback
+
+from open_r1.inference.generator import SamplingSettings
+from open_r1.inference.hf_generator import HFGenerator
+from open_r1.trainer.advantages import combine_rewards, compute_advantages
+from open_r1.trainer.batch import PromptGroup, RolloutBatch, pad_completions
+from open_r1.trainer.collator import GroupCollator
+from open_r1.trainer.grpo_config import GRPOConfig
+from open_r1.trainer.logps import TokenScores, compute_replicated_logps
+from open_r1.trainer.losses import compute_grpo_loss, masked_mean
+from open_r1.trainer.metrics import MetricStore, summarise_lengths, summarise_rewards
+from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_columns
+from open_r1.trainer.rollout_log import GroupRecord, RolloutLog
+from open_r1.trainer.samplers import RepeatRandomSampler, RoundLoader
+from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
+from open_r1.vlm_modules.vlm_module import VLMBaseModule
+
+
+class VLMGRPOTrainer(Trainer):
+    """Group Relative Policy Optimization of a vision-language model.
+
+    Args:
+        model: The policy, loaded, adapters and frozen parameters as they shall be trained.
+        ref_model: The reference of the KL term. None: no KL term (beta 0), or a PEFT policy, whose reference is itself
+            without its adapters.
+        reward_funcs: F functions, see `open_r1.rewards`.
+        args: Settings.
+        vlm_module: The family of the model.
+        processing_class: Its processor.
+        train_dataset: Rows with at least `prompt` and `image_path`; all columns reach the rewards.
+        eval_dataset: Rows of the same kind.
+        callbacks: As in transformers.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        ref_model: PreTrainedModel | None,
+        reward_funcs: list[RewardFunc],
+        args: GRPOConfig,
+        *,
+        vlm_module: VLMBaseModule,
+        processing_class: Any,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        callbacks: list | None = None,
+    ):
+        self.vlm_module = vlm_module
+        self.reward_funcs = reward_funcs
+        self.reward_names = [func.__name__ for func in reward_funcs]
+        self.reward_weights = _build_reward_weights(args.reward_weights, self.reward_names)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=GroupCollator(vlm_module, processing_class, args.max_prompt_length),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=[*(callbacks or []), MetricsFileCallback(), LiveProgressCallback()],
+        )
+        self.remove_callback(ProgressCallback)
+        # Each device must draw other completions; weights are loaded already, so nothing else depends on this.
+        torch.manual_seed(args.seed + self.accelerator.process_index)
+        if args.beta and ref_model is None and not hasattr(model, "disable_adapter"):
+            raise ValueError("beta is not zero, so a reference model is needed; give one, or set --beta 0.")
+        self.ref_model = ref_model
+        if ref_model is not None:
+            self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True).eval()
+        self.generator = HFGenerator(self.model, processing_class, vlm_module)
+        self.rollout_log = RolloutLog(args.output_dir, self.accelerator.process_index)
+        self.metrics = MetricStore()
+        self.num_tokens_seen = 0
+        self._round: RolloutBatch | None = None
+        self._pending: deque[list[int]] = deque()  # groups of each micro-batch of the round that is still to come
+
+    # ---- data -------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> RoundLoader:
+        """One list of prompts per micro-step, for this device; empty where a micro-step goes on with a round."""
+        args = self.args
+        sampler = RepeatRandomSampler(
+            len(self.train_dataset),
+            prompts_per_round=args.groups_per_step * args.steps_per_generation,
+            steps_per_round=args.steps_per_generation * args.num_iterations,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+        )
+        return RoundLoader(
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def _prepare_inputs(self, inputs: list[PromptGroup]) -> RolloutBatch:
+        """The micro-batch of this step, out of a new round where the step brings prompts."""
+        if inputs:
+            with self.metrics.timed("round"):
+                self._round = self._generate_and_score_completions(inputs)
+            self._pending = deque(self._split_round(len(inputs)))
+        if not self._pending:
+            raise RuntimeError(
+                "Training goes on in the middle of a round whose completions are gone. Resume from a checkpoint that "
+                "was saved at the end of a round: make save_steps a multiple of its optimizer steps "
+                "(num_iterations * steps_per_generation / gradient_accumulation_steps)."
+            )
+        return self._round.select(self._pending.popleft())
+
+    def _split_round(self, num_groups: int) -> list[list[int]]:
+        """Groups of every micro-batch: each iteration goes over all of the round's groups, in a new order."""
+        size = self.args.groups_per_step
+        orders = [torch.randperm(num_groups).tolist() for _ in range(self.args.num_iterations)]
+        return [order[i : i + size] for order in orders for i in range(0, num_groups, size)]
+
+    # ---- a round ----------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, groups: list[PromptGroup]) -> RolloutBatch:
+        """Generates G completions per prompt, rewards them and computes what the loss needs."""
+        args = self.args
+        device = self.accelerator.device
+        prompts = [self.vlm_module.with_positions(self.model, group.prompt).to(device) for group in groups]
+        sampling = SamplingSettings(
+            max_new_tokens=args.max_completion_length,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            top_k=args.top_k,
+            min_p=args.min_p,
+            repetition_penalty=args.repetition_penalty,
+        )
+        with self.metrics.timed("generate"):
+            completions = self.generator.generate(prompts, args.num_generations, sampling)
+        texts = self.generator.decode(completions.token_ids)
+        with self.metrics.timed("reward"):
+            rows = [group.row for group in groups]
+            rewards_per_func = self._score_rewards(rows, texts, completions.token_ids, args.num_generations)
+        advantages = self._compute_advantages(rewards_per_func)
+
+        ids, mask = pad_completions(completions.token_ids, self.generator.pad_token_id, device)
+        batch = RolloutBatch(
+            prompts=prompts, completion_ids=ids, completion_mask=mask, advantages=advantages.to(device)
+        )
+        is_truncated = torch.tensor([reason == "length" for reason in completions.finish_reasons])
+        self._log_round(batch, rows, texts, rewards_per_func, is_truncated)
+        return self._with_fixed_logps(batch)
+
+    def _score_rewards(
+        self, rows: list[dict[str, Any]], texts: list[str], token_ids: list[list[int]], num_generations: int
+    ) -> torch.Tensor:
+        """Rewards of this device's completions, (B, F) on the CPU."""
+        columns = repeat_columns(rows, num_generations)
+        prompts = columns.pop("prompt")
+        columns.update(
+            num_generations=num_generations,
+            trainer_state=self.state,
+            process_index=self.accelerator.process_index,
+            log_metric=self.metrics.add,
+            all_gather=partial(_all_gather, self.accelerator.num_processes),
+        )
+        return call_reward_funcs(
+            self.reward_funcs, prompts=prompts, texts=texts, completion_ids=token_ids, columns=columns
+        )
+
+    def _compute_advantages(self, rewards_per_func: torch.Tensor) -> torch.Tensor:
+        """Advantages of this device's completions, (B,), from the rewards of all devices; logs the reward metrics."""
+        args = self.args
+        everywhere = torch.tensor(_all_gather(self.accelerator.num_processes, rewards_per_func.tolist()))
+        rewards = combine_rewards(everywhere, self.reward_weights)
+        advantages, is_constant = compute_advantages(rewards, args.num_generations, args.scale_rewards)
+        for name, value in summarise_rewards(everywhere, self.reward_names, rewards, args.num_generations).items():
+            self.metrics.add(name, value)
+        self.metrics.add("frac_reward_zero_std", is_constant.float().mean().item())
+        size = len(rewards_per_func)
+        return advantages[self.accelerator.process_index * size :][:size]
+
+    @torch.no_grad()
+    def _with_fixed_logps(self, batch: RolloutBatch) -> RolloutBatch:
+        """Adds the log-probabilities that stay as they are while the loss goes over the round."""
+        fixed = {}
+        if self.args.is_off_policy:
+            with self.metrics.timed("old_logps"):
+                fixed["old_per_token_logps"] = self._score_in_micro_batches(self.model, batch)
+        if self.args.beta:
+            with self.metrics.timed("ref_logps"):
+                fixed["ref_per_token_logps"] = self._score_reference(batch)
+        return RolloutBatch(**(vars(batch) | fixed))
+
+    def _score_reference(self, batch: RolloutBatch) -> torch.Tensor:
+        if self.ref_model is not None:
+            return self._score_in_micro_batches(self.ref_model, batch)
+        with self.model.disable_adapter():
+            return self._score_in_micro_batches(self.model, batch)
+
+    def _score_in_micro_batches(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor:
+        """Log-probabilities (B, C) in evaluation mode, as many groups at a time as in a micro-batch of the loss."""
+        was_training = model.training
+        model.eval()
+        logps = torch.zeros(batch.completion_ids.shape, device=batch.completion_ids.device)
+        size = self.args.groups_per_step
+        for start in range(0, len(batch.prompts), size):
+            part = batch.select(list(range(start, min(start + size, len(batch.prompts)))))
+            scored = self._score_tokens(model, part).per_token_logps
+            rows = slice(start * batch.num_generations, start * batch.num_generations + scored.shape[0])
+            logps[rows, : scored.shape[1]] = scored
+        model.train(was_training)
+        return logps
+
+    def _score_tokens(self, model: torch.nn.Module, batch: RolloutBatch) -> TokenScores:
+        """The one place that knows how completions are laid out for a forward pass."""
+        return compute_replicated_logps(
+            model,
+            self.accelerator.unwrap_model(model).get_output_embeddings(),
+            batch,
+            pad_token_id=self.generator.pad_token_id,
+            temperature=self.args.temperature,
+            chunk_size=self.args.logps_chunk_size,
+        )
+
+    # ---- loss -------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: RolloutBatch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The GRPO loss of a micro-batch of whole groups."""
+        if return_outputs:
+            raise ValueError("The GRPO trainer has no model outputs to return; evaluation does not go through the loss.")
+        with self.metrics.timed("loss_forward"):
+            scores = self._score_tokens(model, inputs)
+            output = compute_grpo_loss(
+                scores.per_token_logps,
+                inputs.completion_mask,
+                inputs.advantages,
+                old_per_token_logps=inputs.old_per_token_logps,
+                ref_per_token_logps=inputs.ref_per_token_logps,
+                beta=self.args.beta,
+                epsilon_low=self.args.epsilon,
+                epsilon_high=self.args.epsilon_high,
+            )
+        values = {
+            "entropy": masked_mean(scores.entropies, inputs.completion_mask),
+            "clip_ratio/low_mean": output.clip_low,
+            "clip_ratio/high_mean": output.clip_high,
+            "clip_ratio/region_mean": output.clip_low + output.clip_high,
+        }
+        if output.mean_kl is not None:
+            values["kl"] = output.mean_kl
+        means = self.accelerator.reduce(torch.stack(list(values.values())), reduction="mean")
+        for name, value in zip(values, means.tolist()):
+            self.metrics.add(name, value)
+        return output.loss
+
+    # ---- evaluation -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean rewards of greedy completions, one per row of the validation data, all rows in one global batch."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise ValueError("There is no validation data: give --val_split_ratio, or turn off --eval_strategy.")
+        training_metrics, self.metrics = self.metrics, MetricStore()
+        texts, rows, token_ids, is_truncated = self._complete_greedily(dataset)
+        rewards_per_func = self._score_rewards(rows, texts, token_ids, num_generations=1)
+        everywhere = torch.tensor(_all_gather(self.accelerator.num_processes, rewards_per_func.tolist()))
+        rewards = combine_rewards(everywhere, self.reward_weights)
+        lengths = torch.tensor(_all_gather(self.accelerator.num_processes, [len(row) for row in token_ids]))
+        truncated = torch.tensor(_all_gather(self.accelerator.num_processes, is_truncated))
+        values = self.metrics.pop()
+        values |= summarise_rewards(everywhere, self.reward_names, rewards, num_generations=1)
+        values |= summarise_lengths(lengths, truncated)
+        self.metrics = training_metrics
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items() if value == value}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _complete_greedily(self, dataset: Any) -> tuple[list[str], list[dict], list[list[int]], list[bool]]:
+        """This device's share of the rows (every W-th) with one greedy completion each."""
+        indices = range(self.accelerator.process_index, len(dataset), self.accelerator.num_processes)
+        sampling = SamplingSettings(max_new_tokens=self.args.max_completion_length, temperature=0.0)
+        texts, rows, token_ids, is_truncated = [], [], [], []
+        for start in range(0, len(indices), self.args.per_device_eval_batch_size):
+            part = [dataset[i] for i in indices[start : start + self.args.per_device_eval_batch_size]]
+            prompts = [group.prompt for group in self.data_collator(part)]
+            completions = self.generator.generate(prompts, 1, sampling)
+            texts += self.generator.decode(completions.token_ids)
+            token_ids += completions.token_ids
+            is_truncated += [reason == "length" for reason in completions.finish_reasons]
+            rows += part
+        return texts, rows, token_ids, is_truncated
+
+    # ---- logs -------------------------------------------------------------------------------------------------
+
+    def _log_round(
+        self,
+        batch: RolloutBatch,
+        rows: list[dict[str, Any]],
+        texts: list[str],
+        rewards_per_func: torch.Tensor,
+        is_truncated: torch.Tensor,
+    ) -> None:
+        """Metrics of the completions of all devices, and this device's groups in the rollout log."""
+        lengths = batch.completion_mask.sum(dim=1).cpu()
+        num_processes = self.accelerator.num_processes
+        all_lengths = torch.tensor(_all_gather(num_processes, lengths.tolist()))
+        all_truncated = torch.tensor(_all_gather(num_processes, is_truncated.tolist()))
+        for name, value in summarise_lengths(all_lengths, all_truncated).items():
+            self.metrics.add(name, value)
+        num_prompt_tokens = sum(_all_gather(num_processes, [prompt.num_tokens for prompt in batch.prompts]))
+        self.num_tokens_seen += num_prompt_tokens + int(all_lengths.sum())
+
+        size = batch.num_generations
+        values = [[None if value != value else value for value in row] for row in rewards_per_func.tolist()]
+        records = []
+        for n, row in enumerate(rows):
+            members = slice(n * size, (n + 1) * size)
+            records.append(
+                GroupRecord(
+                    step=self.state.global_step,
+                    row=row,
+                    completions=texts[members],
+                    rewards={name: [v[i] for v in values[members]] for i, name in enumerate(self.reward_names)},
+                    advantages=batch.advantages[members].tolist(),
+                    finish_reasons=["length" if cut else "stop" for cut in is_truncated[members]],
+                )
+            )
+        self.rollout_log.write(records)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what the rounds and losses since the last log line had to say."""
+        if "loss" in logs:
+            logs = {**logs, **self.metrics.pop(), "num_tokens": self.num_tokens_seen}
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: transformers' estimate counts one pass over `input_ids`, which groups do not have."""
+        return 0
+
+
+def _build_reward_weights(weights: list[float] | None, names: list[str]) -> torch.Tensor:
+    if weights is None:
+        weights = [1.0] * len(names)
+    if len(weights) != len(names):
+        raise ValueError(f"--reward_weights has {len(weights)} values for {len(names)} reward functions {names}.")
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _all_gather(num_processes: int, values: list[Any] | torch.Tensor) -> Any:
+    """Concatenates a list or a tensor of scalars over all ranks, in rank order; the identity on one process."""
+    if num_processes == 1:
+        return values
+    if isinstance(values, torch.Tensor):
+        return torch.tensor(gather_object(values.tolist()), dtype=values.dtype)
+    return gather_object(values)

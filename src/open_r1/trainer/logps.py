@@ -1,0 +1,149 @@
+"""Log-probabilities of completion tokens, without ever building a (B, L, V) tensor.
+
+The model's own forward is called, so that wrappers (DDP, DeepSpeed, FSDP, PEFT) do their work, but for its duration
+the output head computes something smaller than logits: it keeps the hidden states of completion tokens only and
+returns, chunk by chunk, each token's log-probability and entropy. A chunk's logits are recomputed in the backward pass
+instead of being kept.
+
+    hidden (B, C + 1, H)  --select-->  (T, H)  --chunks of head + log-softmax-->  (T, 2)  --scatter-->  (B, C)
+
+Here each completion is laid out as a row of its own behind a copy of its prompt (`replicated`).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from open_r1.inference.batching import collate_prompts
+from open_r1.trainer.batch import RolloutBatch
+from open_r1.vlm_modules.vlm_module import EncodedPrompt
+
+
+# Tokens whose logits exist at the same time: 512 x 152k x 4 bytes is 0.3 GB.
+DEFAULT_CHUNK_SIZE = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScores:
+    """Per completion token, zero where the mask is False."""
+
+    per_token_logps: torch.Tensor  # (B, C)
+    entropies: torch.Tensor  # (B, C), in nats, without gradient
+
+
+def score_chunk(
+    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Log-probability of each target and entropy of its distribution, in float32.
+
+    Args:
+        head: Maps hidden states (T, H) to logits (T, V).
+        hidden: (T, H).
+        targets: (T,) token ids.
+        temperature: Logits are divided by it, as they were when sampling.
+
+    Returns:
+        (T, 2): log-probability, entropy in nats (detached).
+    """
+    logits = head(hidden).float() / temperature  # (T, V)
+    log_normaliser = logits.logsumexp(dim=-1)  # (T,)
+    logps = logits.gather(-1, targets[:, None])[:, 0] - log_normaliser
+    with torch.no_grad():
+        probabilities = (logits - log_normaliser[:, None]).exp()
+        entropies = log_normaliser - (probabilities * logits).sum(dim=-1)
+    return torch.stack([logps, entropies], dim=-1)
+
+
+@contextlib.contextmanager
+def scoring_head(
+    head: torch.nn.Module, targets: torch.Tensor, mask: torch.Tensor, temperature: float, chunk_size: int
+) -> Iterator[None]:
+    """Makes the output head return scores (T, 2) of the T masked positions in place of logits.
+
+    Args:
+        head: The model's output embedding (`get_output_embeddings()`).
+        targets: (B, C) token that each kept position predicts.
+        mask: (B, C) positions to score; the head is given hidden states (B, C, H) or (B, C + 1, H), whose last
+            column predicts nothing.
+    """
+    replaced = head.__dict__.get("forward")  # an instance's own forward, where another library has set one
+    original_forward = head.forward
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        selected = hidden[:, : mask.shape[1]][mask]  # (T, H)
+        chunks = zip(selected.split(chunk_size), targets[mask].split(chunk_size))
+        scores = [
+            checkpoint(score_chunk, original_forward, part, tokens, temperature, use_reentrant=False)
+            for part, tokens in chunks
+        ]
+        return torch.cat(scores)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        if replaced is None:
+            del head.forward  # the class's method is visible again
+        else:
+            head.forward = replaced
+
+
+def build_replicated_inputs(
+    prompts: list[EncodedPrompt], completion_ids: torch.Tensor, completion_mask: torch.Tensor, pad_token_id: int
+) -> dict[str, torch.Tensor]:
+    """Model inputs with one row per completion: the prompt copied G times, padded on the left, then the completion.
+
+    Positions of completion tokens go on at the prompt's maximum + 1, on all axes.
+
+    Returns:
+        `input_ids`, `attention_mask` (B, P + C), `position_ids` (B, P + C) or (3, B, P + C), per-token extras, media.
+    """
+    num_generations = completion_ids.shape[0] // len(prompts)
+    width = completion_ids.shape[1]
+    replicas = [prompt for prompt in prompts for _ in range(num_generations)]  # B
+    token_inputs, media_inputs = collate_prompts(replicas, pad_token_id)
+    first = torch.stack([prompt.position_ids.max() + 1 for prompt in replicas])  # (B,)
+    positions = first[:, None] + torch.arange(width, device=first.device)  # (B, C)
+    prompt_positions = token_inputs.pop("position_ids")
+    inputs = {
+        "input_ids": torch.cat([token_inputs.pop("input_ids"), completion_ids], dim=1),
+        "attention_mask": torch.cat([token_inputs.pop("attention_mask"), completion_mask.long()], dim=1),
+        "position_ids": torch.cat([prompt_positions, positions.expand(*prompt_positions.shape[:-1], -1)], dim=-1),
+    }
+    for name, tensor in token_inputs.items():
+        inputs[name] = torch.nn.functional.pad(tensor, (0, width))
+    return inputs | media_inputs
+
+
+def compute_replicated_logps(
+    model: torch.nn.Module,
+    head: torch.nn.Module,
+    batch: RolloutBatch,
+    *,
+    pad_token_id: int,
+    temperature: float = 1.0,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+) -> TokenScores:
+    """Scores the completions of a batch, one row each: the slow twin of the packed forward, equal to it.
+
+    Args:
+        model: The model to call, wrapped or not.
+        head: The bare model's output embedding.
+        batch: N groups of G completions.
+        pad_token_id: What fills rows.
+        temperature: As in sampling; a temperature of 0 (greedy) scores at 1.
+        chunk_size: Completion tokens whose logits exist at the same time.
+    """
+    ids, mask = batch.completion_ids, batch.completion_mask
+    inputs = build_replicated_inputs(batch.prompts, ids, mask, pad_token_id)
+    with scoring_head(head, ids, mask, temperature or 1.0, chunk_size):
+        # The hidden state before each completion token predicts it: columns P - 1 to P + C - 2, and one to drop.
+        scores = model(**inputs, use_cache=False, logits_to_keep=ids.shape[1] + 1).logits  # (T, 2)
+    zeros = torch.zeros(ids.shape, dtype=scores.dtype, device=scores.device)
+    return TokenScores(
+        per_token_logps=zeros.masked_scatter(mask, scores[:, 0]),
+        entropies=zeros.masked_scatter(mask, scores[:, 1].detach()),
+    )

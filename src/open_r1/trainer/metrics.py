@@ -1,0 +1,84 @@
+"""Collects what a step has to say between two log lines."""
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+
+
+class MetricStore:
+    """Means of named values, kept apart for training and evaluation, emptied when read."""
+
+    def __init__(self):
+        self._values: dict[str, list[float]] = defaultdict(list)
+        self._totals: dict[str, float] = defaultdict(float)
+
+    def add(self, name: str, value: float) -> None:
+        """A value to be averaged. NaN (nothing to say) is left out."""
+        value = float(value)
+        if value == value:
+            self._values[name].append(value)
+
+    def add_total(self, name: str, value: float) -> None:
+        """A value to be summed up (seconds spent, tokens seen)."""
+        self._totals[name] += float(value)
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the wall-clock seconds of the block to `time/<stage>_s`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add_total(f"time/{stage}_s", time.perf_counter() - start)
+
+    def pop(self) -> dict[str, float]:
+        """All means and sums since the last call."""
+        collected = {name: sum(values) / len(values) for name, values in self._values.items()} | dict(self._totals)
+        self._values.clear()
+        self._totals.clear()
+        return collected
+
+
+def summarise_rewards(
+    rewards_per_func: torch.Tensor, names: list[str], rewards: torch.Tensor, num_generations: int
+) -> dict[str, float]:
+    """TRL's reward metrics over the completions of all devices.
+
+    Args:
+        rewards_per_func: (B, F), NaN where a function abstained.
+        names: F names.
+        rewards: (B,) combined.
+        num_generations: G.
+    """
+    summary = {}
+    for i, name in enumerate(names):
+        present = rewards_per_func[:, i][~rewards_per_func[:, i].isnan()]
+        summary[f"rewards/{name}/mean"] = present.mean().item() if present.numel() else float("nan")
+        summary[f"rewards/{name}/std"] = present.std().item() if present.numel() > 1 else float("nan")
+    groups = rewards.view(-1, num_generations)
+    summary["reward"] = groups.nanmean().item()
+    present_groups = groups[~groups.isnan().any(dim=1)]
+    if num_generations > 1:
+        summary["reward_std"] = present_groups.std(dim=1).mean().item() if len(present_groups) else float("nan")
+    return summary
+
+
+def summarise_lengths(lengths: torch.Tensor, is_truncated: torch.Tensor) -> dict[str, float]:
+    """TRL's completion metrics.
+
+    Args:
+        lengths: (B,) tokens per completion.
+        is_truncated: (B,) whether the limit was reached before an end token.
+    """
+    summary = {
+        "completions/mean_length": lengths.float().mean().item(),
+        "completions/min_length": lengths.min().item(),
+        "completions/max_length": lengths.max().item(),
+        "completions/clipped_ratio": is_truncated.float().mean().item(),
+    }
+    if not is_truncated.all():
+        summary["completions/mean_terminated_length"] = lengths[~is_truncated].float().mean().item()
+    return summary

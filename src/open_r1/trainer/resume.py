@@ -1,0 +1,35 @@
+"""Which checkpoint a run goes on from."""
+
+from pathlib import Path
+
+from transformers.trainer_utils import get_last_checkpoint
+
+
+def find_checkpoint(option: str | None, output_dir: str) -> str | None:
+    """Turns `--resume_from_checkpoint` into a folder.
+
+    Args:
+        option: `true` (the last checkpoint of the run; there must be one), `auto` (the last one, if any), `false` or
+            None (start anew), or a path.
+        output_dir: Folder of the run.
+
+    Raises:
+        ValueError: there is no checkpoint where one is demanded, or it holds the model alone.
+    """
+    choice = str(option).lower()
+    if option is None or choice == "false":
+        return None
+    if choice in ("true", "auto"):
+        found = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+        if found is None and choice == "true":
+            raise ValueError(f"--resume_from_checkpoint true: there is no checkpoint in {output_dir}; 'auto' starts anew.")
+    else:
+        found = option
+    if found is not None and not (Path(found) / "trainer_state.json").is_file():
+        raise ValueError(f"--resume_from_checkpoint: {found} is no checkpoint of a training run.")
+    if found is not None and not (Path(found) / "optimizer.pt").is_file():
+        raise ValueError(
+            f"--resume_from_checkpoint: {found} holds no optimizer state (--save_only_model), so the run cannot go on "
+            "from it. Start a new run with it as --model_name_or_path."
+        )
+    return found
