@@ -1,14 +1,26 @@
-"""Gives every test the marker of the tier (folder) it lies in: unit, e2e, golden or gpu."""
+"""Fixtures that several tiers share: a tiny checkpoint, built once, and small data sets of real image files."""
 
+import os
 from pathlib import Path
 
+import pytest
+from builders import write_iqa_data
 
-TIERS = ("unit", "e2e", "golden", "gpu")
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores spin; child processes inherit this
 
 
-def pytest_collection_modifyitems(items):
-    tests = Path(__file__).parent
-    for item in items:
-        tier = item.path.relative_to(tests).parts[0]
-        if tier in TIERS:
-            item.add_marker(tier)
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of an untrained Qwen2.5-VL of under a million parameters."""
+    from open_r1.tiny import build_tiny_vlm
+
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    build_tiny_vlm(str(folder), preset="test", seed=0)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def iqa_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A JSONL file of ten labelled images, and their folder."""
+    return write_iqa_data(tmp_path_factory.mktemp("iqa"), num_rows=10)
