@@ -1,7 +1,7 @@
 """Packaging. `make test` and `make demo` install everything; by hand: `pip install -r requirements.txt -e .`
 
-The ranges here are what the code needs; requirements.txt pins the set that is tested. torch and torchvision are held to
-one minor version, because a looser range lets any extra move them to a newer build.
+The ranges here are what the code needs; requirements.txt pins the set that is tested. torch and torchvision are held
+to one minor version, because a looser range lets any extra move them to a newer build.
 """
 
 from setuptools import find_packages, setup

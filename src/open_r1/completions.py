@@ -123,7 +123,7 @@ def _wrap(section: str, inside: str) -> str:
 
 
 def _extract(section: str, text: str) -> str | None:
-    """The inside of the last complete pair, by plain searches: a lazy regular expression is quadratic in unclosed tags."""
+    """The inside of the last complete pair. Plain searches: a lazy pattern is quadratic in tags that never close."""
     opening, closing = _TAGS[section]
     start = text.rfind(opening, 0, max(text.rfind(closing), 0))
     if start < 0:
