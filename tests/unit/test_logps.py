@@ -1,17 +1,22 @@
 """Log-probabilities: equal to the plain computation, whatever the layout, the chunks and the wrapper."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from builders import ask, make_image
 
 from open_r1.inference.hf_generator import HFGenerator
+from open_r1.trainer.attention import choose_layout, enable_packing
 from open_r1.trainer.batch import RolloutBatch, pad_completions
-from open_r1.trainer.logps import compute_replicated_logps, scoring_head
+from open_r1.trainer.logps import compute_logps, scoring_head
 
 
 @pytest.fixture(scope="module")
 def generator(tiny_checkpoint: str) -> HFGenerator:
-    return HFGenerator.from_pretrained(tiny_checkpoint, dtype="float32", device="cpu")
+    generator = HFGenerator.from_pretrained(tiny_checkpoint, dtype="float32", device="cpu")
+    enable_packing(generator.model)
+    return generator
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,8 @@ def batch(generator: HFGenerator) -> RolloutBatch:
 
 def score(generator: HFGenerator, batch: RolloutBatch, **kwargs):
     head = generator.model.get_output_embeddings()
-    return compute_replicated_logps(generator.model, head, batch, pad_token_id=generator.pad_token_id, **kwargs)
+    kwargs.setdefault("packed", False)
+    return compute_logps(generator.model, head, batch, pad_token_id=generator.pad_token_id, **kwargs)
 
 
 def score_row_by_row(generator: HFGenerator, batch: RolloutBatch, temperature: float = 1.0):
@@ -53,16 +59,18 @@ def score_row_by_row(generator: HFGenerator, batch: RolloutBatch, temperature: f
     return logps, entropies
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logps_and_entropies_equal_full_logits_row_by_row(generator, batch, temperature):
-    scores = score(generator, batch, temperature=temperature)
+def test_logps_and_entropies_equal_full_logits_row_by_row(generator, batch, temperature, packed):
+    scores = score(generator, batch, temperature=temperature, packed=packed)
     logps, entropies = score_row_by_row(generator, batch, temperature)
     assert torch.allclose(scores.per_token_logps, logps, atol=1e-5)
     assert torch.allclose(scores.entropies, entropies, atol=1e-5)
     assert not scores.entropies.requires_grad
 
 
-def test_gradients_equal_those_of_full_logits_for_every_parameter(generator, batch):
+@pytest.mark.parametrize("packed", [True, False])
+def test_gradients_equal_those_of_full_logits_for_every_parameter(generator, batch, packed):
     weights = torch.linspace(-1, 1, batch.completion_ids.numel()).view(batch.completion_ids.shape)
 
     def compute_gradients(logps: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -70,12 +78,80 @@ def test_gradients_equal_those_of_full_logits_for_every_parameter(generator, bat
         (logps * weights * batch.completion_mask).sum().backward()
         return {name: parameter.grad.clone() for name, parameter in generator.model.named_parameters()}
 
-    ours = compute_gradients(score(generator, batch, chunk_size=4).per_token_logps)
+    ours = compute_gradients(score(generator, batch, chunk_size=4, packed=packed).per_token_logps)
     expected = compute_gradients(score_row_by_row(generator, batch)[0])
     assert ours.keys() == expected.keys()
     for name, gradient in expected.items():
         assert torch.allclose(ours[name], gradient, atol=1e-4 * max(1.0, gradient.abs().max().item())), name
     generator.model.zero_grad()
+
+
+def test_packed_and_replicated_gradients_agree_with_gradient_checkpointing_too(generator, batch):
+    gradients = {}
+    for packed, checkpointing in [(False, False), (True, False), (True, True)]:
+        generator.model.zero_grad()
+        generator.model.train()
+        if checkpointing:
+            generator.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        score(generator, batch, packed=packed).per_token_logps.square().sum().backward()
+        generator.model.gradient_checkpointing_disable()
+        gradients[packed, checkpointing] = {
+            name: parameter.grad.clone() for name, parameter in generator.model.named_parameters()
+        }
+    generator.model.zero_grad()
+    generator.model.eval()
+    for name, expected in gradients[False, False].items():
+        for key in [(True, False), (True, True)]:
+            error = (gradients[key][name] - expected).norm() / expected.norm().clamp(min=1e-3)
+            assert error < 1e-4, (name, key)
+
+
+def test_a_packed_pass_computes_each_prompt_and_each_image_once(generator, batch):
+    widths, patches = [], []
+    hooks = [
+        generator.model.model.language_model.layers[0].register_forward_hook(
+            lambda module, args, output: widths.append(tuple(args[0].shape[:2]))
+        ),
+        generator.model.model.visual.register_forward_hook(lambda module, args, output: patches.append(len(args[0]))),
+    ]
+    score(generator, batch, packed=True)
+    score(generator, batch, packed=False)
+    for hook in hooks:
+        hook.remove()
+    num_prompt_tokens = sum(prompt.num_tokens - 1 for prompt in batch.prompts)
+    assert widths[0] == (1, num_prompt_tokens + int(batch.completion_mask.sum()))
+    num_patches = sum(len(prompt.media_inputs.get("pixel_values", ())) for prompt in batch.prompts)
+    assert patches == [num_patches, num_patches * batch.num_generations]
+
+
+@pytest.mark.parametrize("changed", ["own prompt", "another prompt", "a sibling"])
+def test_a_completion_depends_on_its_own_prompt_and_on_nothing_else(generator, batch, changed):
+    """Completion 0 belongs to group 0; its siblings are row 1, the other groups' prompts are 1 and 2."""
+    before = score(generator, batch, packed=True).per_token_logps[0]
+    prompts, ids = list(batch.prompts), batch.completion_ids.clone()
+    if changed == "a sibling":
+        ids[1:] = 320
+    else:
+        index = 0 if changed == "own prompt" else 1
+        tokens = prompts[index].input_ids.clone()
+        tokens[0] = 321
+        prompts[index] = replace(prompts[index], input_ids=tokens)
+    after = score(generator, replace(batch, prompts=prompts, completion_ids=ids), packed=True).per_token_logps[0]
+    assert torch.allclose(before, after, atol=1e-6) == (changed != "own prompt")
+
+
+def test_auto_falls_back_to_replicated_where_packing_is_not_exact_and_packed_is_refused(generator, caplog):
+    config = generator.model.config.text_config
+    assert choose_layout(generator.model, "auto")
+    assert not choose_layout(generator.model, "replicated")
+    saved, config.layer_types = config.layer_types, ["sliding_attention", *config.layer_types[1:]]
+    try:
+        assert not choose_layout(generator.model, "auto")
+        assert "not full attention" in caplog.text
+        with pytest.raises(ValueError, match="replicated"):
+            choose_layout(generator.model, "packed")
+    finally:
+        config.layer_types = saved
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 1000])

@@ -60,6 +60,12 @@ class GRPOConfig(TrainingArguments):
         choices=["group", "batch", "none"],
     )
     reward_weights: list[float] | None = _doc("One weight per reward function. None: all 1.")
+    logps_mode: str = _doc(
+        "packed: a prompt and its images run once per group; replicated: once per completion, same numbers, slower. "
+        "auto: packed wherever it is exact.",
+        "auto",
+        choices=["auto", "packed", "replicated"],
+    )
     logps_chunk_size: int = _doc("Completion tokens whose logits exist at the same time.", 512)
 
     def __post_init__(self):

@@ -22,10 +22,11 @@ from transformers.trainer_callback import ProgressCallback
 from open_r1.inference.generator import SamplingSettings
 from open_r1.inference.hf_generator import HFGenerator
 from open_r1.trainer.advantages import combine_rewards, compute_advantages
+from open_r1.trainer.attention import choose_layout, enable_packing
 from open_r1.trainer.batch import PromptGroup, RolloutBatch, pad_completions
 from open_r1.trainer.collator import GroupCollator
 from open_r1.trainer.grpo_config import GRPOConfig
-from open_r1.trainer.logps import TokenScores, compute_replicated_logps
+from open_r1.trainer.logps import TokenScores, compute_logps
 from open_r1.trainer.losses import compute_grpo_loss, masked_mean
 from open_r1.trainer.metrics import MetricStore, summarise_lengths, summarise_rewards
 from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_columns
@@ -82,6 +83,10 @@ class VLMGRPOTrainer(Trainer):
         torch.manual_seed(args.seed + self.accelerator.process_index)
         if args.beta and ref_model is None and not hasattr(model, "disable_adapter"):
             raise ValueError("beta is not zero, so a reference model is needed; give one, or set --beta 0.")
+        self.is_packing = choose_layout(model, args.logps_mode)
+        if self.is_packing:
+            for packed_model in filter(None, (model, ref_model)):
+                enable_packing(packed_model)
         self.ref_model = ref_model
         if ref_model is not None:
             self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True).eval()
@@ -229,10 +234,11 @@ class VLMGRPOTrainer(Trainer):
 
     def _score_tokens(self, model: torch.nn.Module, batch: RolloutBatch) -> TokenScores:
         """The one place that knows how completions are laid out for a forward pass."""
-        return compute_replicated_logps(
+        return compute_logps(
             model,
             self.accelerator.unwrap_model(model).get_output_embeddings(),
             batch,
+            packed=self.is_packing,
             pad_token_id=self.generator.pad_token_id,
             temperature=self.args.temperature,
             chunk_size=self.args.logps_chunk_size,

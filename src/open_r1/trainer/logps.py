@@ -7,7 +7,8 @@ instead of being kept.
 
     hidden (B, C + 1, H)  --select-->  (T, H)  --chunks of head + log-softmax-->  (T, 2)  --scatter-->  (B, C)
 
-Here each completion is laid out as a row of its own behind a copy of its prompt (`replicated`).
+Two layouts give the same numbers: `packed`, where a group shares its prompt and its images (`packing.py`), and
+`replicated`, its slow twin, where each completion is a row of its own behind a copy of its prompt.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from open_r1.inference.batching import collate_prompts
 from open_r1.trainer.batch import RolloutBatch
+from open_r1.trainer.packing import build_packed_inputs
 from open_r1.vlm_modules.vlm_module import EncodedPrompt
 
 
@@ -65,15 +67,17 @@ def scoring_head(
 
     Args:
         head: The model's output embedding (`get_output_embeddings()`).
-        targets: (B, C) token that each kept position predicts.
-        mask: (B, C) positions to score; the head is given hidden states (B, C, H) or (B, C + 1, H), whose last
-            column predicts nothing.
+        targets: (B, C) completion tokens.
+        mask: (B, C) which of them to score. The head is given the hidden states that predict them: (1, T, H) of a
+            packed row, or (B, C + 1, H) of replicated ones, whose last column predicts nothing.
     """
     replaced = head.__dict__.get("forward")  # an instance's own forward, where another library has set one
     original_forward = head.forward
+    num_targets = int(mask.sum())
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
-        selected = hidden[:, : mask.shape[1]][mask]  # (T, H)
+        is_packed = hidden.shape[:2] == (1, num_targets)
+        selected = hidden[0] if is_packed else hidden[:, : mask.shape[1]][mask]  # (T, H)
         chunks = zip(selected.split(chunk_size), targets[mask].split(chunk_size))
         scores = [
             checkpoint(score_chunk, original_forward, part, tokens, temperature, use_reentrant=False)
@@ -118,30 +122,36 @@ def build_replicated_inputs(
     return inputs | media_inputs
 
 
-def compute_replicated_logps(
+def compute_logps(
     model: torch.nn.Module,
     head: torch.nn.Module,
     batch: RolloutBatch,
     *,
+    packed: bool,
     pad_token_id: int,
     temperature: float = 1.0,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
 ) -> TokenScores:
-    """Scores the completions of a batch, one row each: the slow twin of the packed forward, equal to it.
+    """Scores the completions of a batch.
 
     Args:
         model: The model to call, wrapped or not.
         head: The bare model's output embedding.
         batch: N groups of G completions.
-        pad_token_id: What fills rows.
-        temperature: As in sampling; a temperature of 0 (greedy) scores at 1.
+        packed: One row for all groups (the model must have `attention.enable_packing`), or one row per completion.
+        pad_token_id: What fills replicated rows.
+        temperature: As in sampling.
         chunk_size: Completion tokens whose logits exist at the same time.
     """
     ids, mask = batch.completion_ids, batch.completion_mask
-    inputs = build_replicated_inputs(batch.prompts, ids, mask, pad_token_id)
-    with scoring_head(head, ids, mask, temperature or 1.0, chunk_size):
+    if packed:
+        inputs = build_packed_inputs(batch)
+    else:
         # The hidden state before each completion token predicts it: columns P - 1 to P + C - 2, and one to drop.
-        scores = model(**inputs, use_cache=False, logits_to_keep=ids.shape[1] + 1).logits  # (T, 2)
+        inputs = build_replicated_inputs(batch.prompts, ids, mask, pad_token_id)
+        inputs["logits_to_keep"] = ids.shape[1] + 1
+    with scoring_head(head, ids, mask, temperature, chunk_size):
+        scores = model(**inputs, use_cache=False).logits  # (T, 2)
     zeros = torch.zeros(ids.shape, dtype=scores.dtype, device=scores.device)
     return TokenScores(
         per_token_logps=zeros.masked_scatter(mask, scores[:, 0]),

@@ -1,0 +1,129 @@
+"""Attention over a packed row, registered through transformers' public attention interface.
+
+The function takes the place of `sdpa` in the language model alone. Without a `packed_layout` among its keyword arguments
+(generation, replicated passes) it is `sdpa`. With one, prompts attend causally to themselves, and each completion to its
+prompt and to itself (`packing.py` draws it); what `sdpa` computes in both cases is exact softmax attention.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from open_r1.trainer.packing import PackedLayout
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+logger = logging.getLogger(__name__)
+
+ATTENTION_NAME = "open_r1_packed"
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    packed_layout: PackedLayout | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a decoder layer.
+
+    Args:
+        module: The layer's attention module.
+        query: (1, H, T, D) for a packed row.
+        key: (1, K, T, D), K key-value heads.
+        value: (1, K, T, D).
+        attention_mask: Used without a layout only.
+        packed_layout: Where the groups are; None: ordinary rows.
+
+    Returns:
+        (1, T, H, D), and None for the attention weights.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if packed_layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if kwargs.get("dropout"):
+        raise ValueError("Attention dropout is not supported with packed groups: set it to 0, or --logps_mode replicated.")
+    outputs = _attend(query[0], key[0], value[0], packed_layout, kwargs.get("scaling"))
+    return outputs[None], None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scale: float | None
+) -> torch.Tensor:
+    """(H, T, D), (K, T, D), (K, T, D) -> (T, H, D): prompts first, then segments, as they stand in the row."""
+    sdpa = {"scale": scale, "enable_gqa": query.shape[0] != key.shape[0]}
+    prompt_key = key[:, layout.prompt_index].transpose(0, 1)  # (N, K, P', D)
+    prompt_value = value[:, layout.prompt_index].transpose(0, 1)
+    prompt_query = query[:, layout.prompt_index].transpose(0, 1)  # (N, H, P', D)
+    # Padding stands to the right of a prompt, so causality hides it from every real token.
+    of_prompts = scaled_dot_product_attention(prompt_query, prompt_key, prompt_value, is_causal=True, **sdpa)
+
+    size = layout.num_generations
+    segment_query = query[:, layout.segment_index].transpose(0, 1)  # (B, H, C, D)
+    segment_key = key[:, layout.segment_index].transpose(0, 1)
+    segment_value = value[:, layout.segment_index].transpose(0, 1)
+    seen_key = torch.cat([prompt_key.repeat_interleave(size, dim=0), segment_key], dim=2)  # (B, K, P' + C, D)
+    seen_value = torch.cat([prompt_value.repeat_interleave(size, dim=0), segment_value], dim=2)
+    mask = _build_segment_mask(layout)
+    of_segments = scaled_dot_product_attention(segment_query, seen_key, seen_value, attn_mask=mask, **sdpa)
+    return torch.cat(
+        [of_prompts.transpose(1, 2)[layout.prompt_mask], of_segments.transpose(1, 2)[layout.segment_mask]]
+    )
+
+
+def _build_segment_mask(layout: PackedLayout) -> torch.Tensor:
+    """Which keys each completion token sees: (B, 1, C, P' + C), True where it does."""
+    num_rows, width = layout.segment_index.shape
+    own = torch.ones(width, width, dtype=torch.bool, device=layout.segment_index.device).tril()
+    of_prompt = layout.prompt_mask.repeat_interleave(layout.num_generations, dim=0)  # (B, P')
+    return torch.cat(
+        [of_prompt[:, None, None].expand(-1, 1, width, -1), own.expand(num_rows, 1, width, width)], dim=-1
+    )
+
+
+def find_packing_obstacle(model: "PreTrainedModel") -> str | None:
+    """Why packing would not be exact for this model; None where it is."""
+    text_config = model.config.get_text_config()
+    implementation = text_config._attn_implementation
+    if set(getattr(text_config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        return "some layers are not full attention"
+    if getattr(text_config, "attn_logit_softcapping", None) is not None:
+        return "the attention logits are capped"
+    if getattr(text_config, "attention_dropout", 0.0) > 0:
+        return "the attention has dropout"
+    if implementation not in ("sdpa", ATTENTION_NAME):
+        return f"packing works on sdpa, not on {implementation}; leave out --attn_implementation"
+    return None
+
+
+def choose_layout(model: "PreTrainedModel", logps_mode: str) -> bool:
+    """Whether to pack, by `--logps_mode`; says so in the log where `auto` does not.
+
+    Raises:
+        ValueError: `packed` is demanded of a model for which it would not be exact.
+    """
+    obstacle = find_packing_obstacle(model)
+    if logps_mode == "packed" and obstacle is not None:
+        raise ValueError(f"--logps_mode packed: {obstacle}. Use --logps_mode replicated.")
+    if logps_mode == "auto" and obstacle is not None:
+        logger.warning("Log-probabilities are computed with replicated prompts: %s.", obstacle)
+    return logps_mode != "replicated" and obstacle is None
+
+
+def enable_packing(model: "PreTrainedModel") -> None:
+    """Lets the model's decoder take packed rows; its ordinary use stays as it is (`sdpa`)."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.set_attn_implementation({"text_config": ATTENTION_NAME})
