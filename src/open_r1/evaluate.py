@@ -1,0 +1,118 @@
+"""Evaluates predicted scores against MOS labels, or compares evaluations.
+
+    python -m open_r1.evaluate --predictions pred.csv --labels test.jsonl --output eval.json
+    python -m open_r1.evaluate --compare eval_a.json eval_b.json
+    python -m open_r1.evaluate --before greedy_0.json mean8_0.json --after greedy_1.json mean8_1.json \
+        --names greedy "mean of 8" --output comparison.md
+
+Beside `eval.json` it writes `eval.md` (table), `eval.png` (scatter plot) and `eval.pairs.csv` (the matched rows, which
+paired intervals of a comparison need). See docs/evaluation.md.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from open_r1.utils.math import METRICS
+
+
+logger = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--predictions", type=Path, help="CSV or JSONL of open_r1.score; needs `path` and `score`.")
+    parser.add_argument("--labels", type=Path, help="JSONL of this project, or any of the MOS text layouts.")
+    parser.add_argument("--output", type=Path, help="JSON to write; for a comparison, Markdown.")
+    parser.add_argument("--num_resamples", type=int, default=1000, help="Bootstrap resamples behind each interval.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the resamples.")
+    parser.add_argument("--compare", type=Path, nargs="+", metavar="JSON", help="Evaluations to put side by side.")
+    parser.add_argument("--before", type=Path, nargs="+", metavar="JSON", help="Evaluations before a change …")
+    parser.add_argument("--after", type=Path, nargs="+", metavar="JSON", help="… and after it, in the same order.")
+    parser.add_argument("--names", nargs="+", help="What to call the rows of a comparison. Default: file names.")
+    parser.add_argument("--metric", choices=METRICS, default="srcc", help="Metric of --before and --after.")
+    return parser
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Matches, measures, and writes the report, the table, the plot and the matched rows."""
+    from open_r1.data.mos import load_labels
+    from open_r1.utils.evaluation import evaluate_matches, get_pairs_path, match_predictions, save_pairs
+    from open_r1.utils.predictions import load_predictions
+    from open_r1.viz.scatter import save_scatter_plot
+    from open_r1.viz.tables import build_evaluation_table
+
+    matches = match_predictions(load_predictions(args.predictions), load_labels(args.labels))
+    if matches.num_extra:
+        logger.warning("%d predictions have no label and were left out", matches.num_extra)
+    evaluation = evaluate_matches(matches, args.num_resamples, args.seed)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(evaluation.report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    save_pairs(get_pairs_path(args.output), matches)
+    table = build_evaluation_table(evaluation.report, evaluation.reasons)
+    args.output.with_suffix(".md").write_text(table, encoding="utf-8")
+    plot_path = args.output.with_suffix(".png")
+    save_scatter_plot(plot_path, matches.pred_score, matches.mos, evaluation.report, evaluation.fit)
+    print(table)
+    print(f"wrote {args.output}, {args.output.with_suffix('.md')} and {plot_path}")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Prints evaluations as one Markdown table, and writes it where --output says."""
+    from open_r1.utils.evaluation import compare_reports, load_evaluation
+    from open_r1.viz.tables import build_before_after_table, build_side_by_side_table
+
+    names = args.names or [path.stem for path in args.compare or args.after]
+    if args.compare:
+        reports = [load_evaluation(path)[0] for path in args.compare]
+        table = build_side_by_side_table(dict(zip(names, reports, strict=True)))
+    else:
+        changes = [
+            compare_reports(before, after, args.metric, args.num_resamples, args.seed)
+            for before, after in zip(args.before, args.after, strict=True)
+        ]
+        table = build_before_after_table(dict(zip(names, changes, strict=True)), args.metric)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(table, encoding="utf-8")
+    print(table)
+
+
+def check_arguments(args: argparse.Namespace) -> str | None:
+    """What is wrong with the combination of arguments, if anything is."""
+    if args.compare or args.before or args.after:
+        if args.compare and (args.before or args.after):
+            return "--compare and --before/--after are two kinds of comparison: choose one"
+        if len(args.before or ()) != len(args.after or ()):
+            return "--before and --after need the same number of evaluations"
+        if args.names and len(args.names) != len(args.compare or args.after):
+            return f"--names has {len(args.names)} names for {len(args.compare or args.after)} rows"
+        names = args.names or [path.stem for path in args.compare or args.after]
+        return f"rows of one name ({', '.join(names)}): give --names" if len(set(names)) < len(names) else None
+    if not (args.predictions and args.labels and args.output):
+        return "--predictions, --labels and --output are needed (or --compare, or --before and --after)"
+    return None if args.output.suffix == ".json" else "--output must end in .json"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    problem = check_arguments(args)
+    if problem:
+        parser.error(problem)
+    if args.compare or args.before:
+        compare(args)
+    else:
+        evaluate(args)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

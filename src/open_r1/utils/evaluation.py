@@ -1,0 +1,202 @@
+"""From predictions and labels to one evaluation: match by file name, measure, write, compare.
+
+    predictions (utils/predictions.py) + labels (data/mos.py) -> match_predictions -> evaluate_matches -> Evaluation
+    Evaluation.report has exactly the keys of REPORT_KEYS; `save_pairs` keeps the rows behind it, to compare two runs.
+
+Nothing is filled in, and no label gets lost: n + n_unparsed + n_missing is the number of labels.
+"""
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from open_r1.utils.bootstrap import (
+    NUM_RESAMPLES,
+    compute_ci95,
+    compute_interval,
+    draw_resample_counts,
+    resample_measures,
+)
+from open_r1.utils.matching import match_names
+from open_r1.utils.math import METRICS, LogisticFit, compute_agreement
+from open_r1.utils.predictions import Prediction
+
+
+if TYPE_CHECKING:
+    from open_r1.data.mos import MosRecord
+
+
+logger = logging.getLogger(__name__)
+
+REPORT_KEYS = (*METRICS, "n", "n_unparsed", "n_missing", "ci95")
+_PAIR_COLUMNS = ("image", "score", "mos", "reference")
+_FEW_REFERENCES = 10  # below this a bootstrap over references says little
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matches:
+    """Labels with their predictions. Example: 3 labels of which one was scored has `image=["a.png"]`."""
+
+    image: list[str]  # n names as the label file has them
+    pred_score: list[float]  # (n,)
+    mos: list[float]  # (n,), higher is better
+    reference: list[str] | None  # (n,) reference images; None unless every label names one
+    num_unparsed: int  # labels whose answer has no score
+    num_missing: int  # labels without any answer: no row, or an image that could not be read
+    num_extra: int = 0  # predictions without a label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `evaluate_matches` found."""
+
+    report: dict[str, Any]  # the keys of REPORT_KEYS; None for what has no value
+    reasons: dict[str, str]  # metric -> why it has no value
+    fit: LogisticFit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One metric before and after, over the images scored in both runs. Example: +0.13 in [0.08, 0.18], n = 512."""
+
+    difference: float | None  # after minus before
+    ci95: list[float] | None  # of the difference; paired, by reference image where there are any
+    n: int
+
+
+def match_predictions(predictions: Sequence[Prediction], labels: "Sequence[MosRecord]") -> Matches:
+    """Finds each label's prediction by file name (see `match_names`) and counts the labels that have no score.
+
+    Raises:
+        ValueError: ambiguous file names, a MOS that is no finite number, or not one name in common.
+    """
+    unusable = [label.image for label in labels if not math.isfinite(label.mos)]
+    if unusable:
+        raise ValueError(f"{len(unusable)} labels are not finite numbers, the first of {unusable[0]}")
+    paths = [prediction.path for prediction in predictions]
+    pairs = match_names([label.image for label in labels], paths)
+    if not pairs and labels and predictions:
+        raise ValueError(f"no label matches any prediction by file name: {labels[0].image} against {paths[0]}, …")
+    answered = [(labels[i], predictions[j]) for i, j in sorted(pairs.items())]
+    scored = [(label, prediction) for label, prediction in answered if prediction.score is not None]
+    num_unparsed = sum(prediction.is_unparsed for _, prediction in answered)
+    references = [(label.reference or "").casefold() for label, _ in scored]  # TID2013 mixes I01.BMP and i01.bmp
+    return Matches(
+        image=[label.image for label, _ in scored],
+        pred_score=[prediction.score for _, prediction in scored],
+        mos=[label.mos for label, _ in scored],
+        reference=references if references and all(references) else None,
+        num_unparsed=num_unparsed,
+        num_missing=len(labels) - len(scored) - num_unparsed,
+        num_extra=len(predictions) - len(pairs),
+    )
+
+
+def evaluate_matches(matches: Matches, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Evaluation:
+    """Measures how the matched predictions agree with the MOS, with bootstrap intervals."""
+    agreement = compute_agreement(matches.pred_score, matches.mos)
+    if matches.reference is not None and len(set(matches.reference)) < _FEW_REFERENCES:
+        logger.warning("intervals rest on %d reference images only", len(set(matches.reference)))
+    intervals = compute_ci95(matches.pred_score, matches.mos, matches.reference, num_resamples, seed)
+    report = {
+        **{name: _round(value) for name, value in agreement.values.items()},
+        "n": len(matches.mos),
+        "n_unparsed": matches.num_unparsed,
+        "n_missing": matches.num_missing,
+        "ci95": {name: interval and [_round(bound) for bound in interval] for name, interval in intervals.items()},
+    }
+    for name, reason in agreement.reasons.items():
+        logger.warning("%s has no value: %s", name, reason)
+    return Evaluation(report=report, reasons=agreement.reasons, fit=agreement.fit)
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def compare_matches(
+    before: Matches, after: Matches, metric: str = "srcc", num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Change:
+    """Change of one metric over the images that both runs scored; resamples are paired, hence narrower intervals."""
+    positions = {image: index for index, image in enumerate(after.image)}
+    rows = [(i, positions[image]) for i, image in enumerate(before.image) if image in positions]
+    mos = [before.mos[i] for i, _ in rows]
+    if any(before.mos[i] != after.mos[j] for i, j in rows):
+        raise ValueError("the two evaluations used different labels for the same images")
+    scores = [before.pred_score[i] for i, _ in rows], [after.pred_score[j] for _, j in rows]
+    values = [compute_agreement(score, mos).values[metric] for score in scores]
+    if None in values:
+        return Change(difference=None, ci95=None, n=len(rows))
+    reference = None if before.reference is None else [before.reference[i] for i, _ in rows]
+    interval = None
+    if reference is None or len(set(reference)) > 1:
+        counts = draw_resample_counts(len(rows), reference, num_resamples, seed)
+        resampled = [resample_measures(score, mos, counts, [metric])[metric] for score in scores]
+        interval = compute_interval(resampled[1] - resampled[0])
+    return Change(difference=values[1] - values[0], ci95=interval, n=len(rows))
+
+
+def get_pairs_path(report_path: str | Path) -> Path:
+    """Where the rows behind an evaluation are kept: `eval.json` -> `eval.pairs.csv`."""
+    return Path(report_path).with_suffix(".pairs.csv")
+
+
+def save_pairs(path: str | Path, matches: Matches) -> None:
+    """Writes the matched rows as CSV: image, score, mos, reference (empty where there is none)."""
+    reference = matches.reference or [""] * len(matches.image)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_PAIR_COLUMNS)
+        writer.writerows(zip(matches.image, matches.pred_score, matches.mos, reference, strict=True))
+
+
+def load_evaluation(report_path: str | Path) -> tuple[dict[str, Any], Matches | None]:
+    """Reads an evaluation's report, and the rows behind it where they were kept.
+
+    Raises:
+        ValueError: the file is no evaluation.
+    """
+    report = json.loads(Path(report_path).read_text(encoding="utf-8"))
+    if not isinstance(report, dict) or set(report) != set(REPORT_KEYS):
+        raise ValueError(f"{report_path}: not an evaluation; its keys must be {', '.join(REPORT_KEYS)}")
+    pairs_path = get_pairs_path(report_path)
+    if not pairs_path.exists():
+        return report, None
+    with open(pairs_path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    references = [row["reference"] for row in rows]
+    return report, Matches(
+        image=[row["image"] for row in rows],
+        pred_score=[float(row["score"]) for row in rows],
+        mos=[float(row["mos"]) for row in rows],
+        reference=references if references and all(references) else None,
+        num_unparsed=report["n_unparsed"],
+        num_missing=report["n_missing"],
+    )
+
+
+def compare_reports(
+    before_path: str | Path,
+    after_path: str | Path,
+    metric: str = "srcc",
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> tuple[dict[str, Any], dict[str, Any], Change]:
+    """Reads two evaluations and compares them (see `compare_matches`).
+
+    Where the rows behind either were not kept, the difference is that of the two reports and has no interval.
+
+    Returns:
+        The report before, the report after, and the change.
+    """
+    (before, rows_before), (after, rows_after) = load_evaluation(before_path), load_evaluation(after_path)
+    if rows_before is not None and rows_after is not None:
+        return before, after, compare_matches(rows_before, rows_after, metric, num_resamples, seed)
+    is_defined = before[metric] is not None and after[metric] is not None
+    difference = after[metric] - before[metric] if is_defined else None
+    return before, after, Change(difference=difference, ci95=None, n=min(before["n"], after["n"]))

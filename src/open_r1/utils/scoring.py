@@ -1,0 +1,119 @@
+"""What `open_r1.score` needs besides a model: image paths, a checkpoint's fingerprint, rows out of answers."""
+
+import glob
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from open_r1.completions import parse_score
+from open_r1.data.schema import BadDataError, BadRow
+from open_r1.utils.predictions import UNPARSED, Prediction
+
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_CONFIGS = ("config.json", "tokenizer.json", "*processor_config.json", "chat_template.*", "generation_config.json")
+_NUM_BLOCKS, _BLOCK_SIZE = 64, 1 << 16  # of each file, for its fingerprint
+
+
+def find_image_paths(values: Sequence[str], image_folder: Path | None = None) -> list[str]:
+    """Resolves folders (recursively), image files, glob patterns and JSONL files into image paths.
+
+    The images of a folder or pattern come sorted, those of a JSONL file in its order; one that is named twice is kept
+    once. Nothing is opened but the JSONL files.
+
+    Args:
+        image_folder: root of relative paths in JSONL files; the folder of each file where it is None.
+
+    Raises:
+        ValueError: a value stands for no image.
+        BadDataError: rows of a JSONL file that have not exactly one image.
+    """
+    paths: dict[str, None] = {}
+    for value in values:
+        found = _find_images(value, image_folder)
+        if not found:
+            raise ValueError(f"{value}: no images there")
+        paths.update(dict.fromkeys(found))
+    return list(paths)
+
+
+def _find_images(value: str, image_folder: Path | None) -> list[str]:
+    from open_r1.data.media import list_images
+
+    path = Path(value)
+    if path.is_dir():
+        return [str(image) for image in list_images(path)]
+    if path.is_file():
+        return _read_jsonl_images(path, image_folder) if path.suffix == ".jsonl" else [value]
+    return sorted(match for match in glob.glob(value, recursive=True) if Path(match).is_file())
+
+
+def _read_jsonl_images(path: Path, image_folder: Path | None) -> list[str]:
+    root, images, bad_rows = image_folder or path.parent, [], []
+    for line, text in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not text.strip():
+            continue
+        try:
+            images.append(str(root / _parse_image_name(text)))
+        except ValueError as error:
+            bad_rows.append(BadRow(str(path), line, str(error)))
+    if bad_rows:
+        raise BadDataError(bad_rows)
+    return images
+
+
+def _parse_image_name(text: bytes) -> str:
+    row = json.loads(text)
+    image = row.get("image") if isinstance(row, dict) else None
+    names = [image] if isinstance(image, str) else image
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str) or not names[0]:
+        raise ValueError(f"a row to be scored must name one image, not {image!r}")
+    return names[0]
+
+
+def compute_checkpoint_id(model: str) -> str | None:
+    """Fingerprint of a checkpoint folder, to notice that it was trained on; None for a name on the hub.
+
+    Hashes names, sizes and evenly spaced blocks of weights and configuration: a fraction of a second at any size. It
+    follows the contents, not the times, so a copy has the same one.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in (*_WEIGHTS, *_CONFIGS) for path in folder.glob(pattern)}):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        stride = max(_BLOCK_SIZE, size // _NUM_BLOCKS)
+        with open(path, "rb") as file:
+            for offset in range(0, size, stride):
+                file.seek(offset)
+                digest.update(file.read(_BLOCK_SIZE))
+    return digest.hexdigest()[:16]
+
+
+def compute_batch_seed(seed: int, batch_index: int) -> int:
+    """A seed of its own for every batch, so that a resumed run draws what an uninterrupted one would have drawn."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, batch_index]).generate_state(1)[0])
+
+
+def build_prediction(path: str, texts: Sequence[str]) -> Prediction:
+    """The row of one image out of its one or several answers.
+
+    >>> build_prediction("a.png", ["<answer>3</answer>", "<answer>4</answer>", "no idea"]).score
+    3.5
+    """
+    scores = [score for score in map(parse_score, texts) if score is not None]
+    has_samples = len(texts) > 1
+    return Prediction(
+        path=path,
+        score=statistics.fmean(scores) if scores else None,
+        text=list(texts) if has_samples else texts[0],
+        error="" if scores else UNPARSED,
+        score_std=statistics.stdev(scores) if len(scores) > 1 else None,
+        num_parsed=len(scores) if has_samples else None,
+    )
