@@ -14,7 +14,8 @@ from open_r1.utils.predictions import UNPARSED, Prediction
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _CONFIGS = ("config.json", "tokenizer.json", "*processor_config.json", "chat_template.*", "generation_config.json")
-_NUM_BLOCKS, _BLOCK_SIZE = 64, 1 << 16  # of each file, for its fingerprint
+_WHOLE_SIZE = 64 << 20  # bytes up to which a file is fingerprinted whole; of longer ones, blocks are
+_NUM_BLOCKS, _BLOCK_SIZE = 256, 1 << 16
 
 
 def find_image_paths(values: Sequence[str], image_folder: Path | None = None) -> list[str]:
@@ -76,8 +77,8 @@ def _parse_image_name(text: bytes) -> str:
 def compute_checkpoint_id(model: str) -> str | None:
     """Fingerprint of a checkpoint folder, to notice that it was trained on; None for a name on the hub.
 
-    Hashes names, sizes and evenly spaced blocks of weights and configuration: a fraction of a second at any size. It
-    follows the contents, not the times, so a copy has the same one.
+    Hashes weights and configuration files: whole, or evenly spaced blocks of long ones, so that it takes a fraction of
+    a second at any size. It follows the contents, not the times, so a copy has the same one.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -86,10 +87,12 @@ def compute_checkpoint_id(model: str) -> str | None:
     for path in sorted({path for pattern in (*_WEIGHTS, *_CONFIGS) for path in folder.glob(pattern)}):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
-        stride = max(_BLOCK_SIZE, size // _NUM_BLOCKS)
         with open(path, "rb") as file:
-            for offset in range(0, size, stride):
-                file.seek(offset)
+            if size <= _WHOLE_SIZE:
+                digest.update(file.read())
+                continue
+            for index in range(_NUM_BLOCKS):  # the first at the start of the file, the last at its end
+                file.seek((size - _BLOCK_SIZE) * index // (_NUM_BLOCKS - 1))
                 digest.update(file.read(_BLOCK_SIZE))
     return digest.hexdigest()[:16]
 
