@@ -1,0 +1,106 @@
+"""Opens images: the one place that decides what a picture file looks like as RGB.
+
+Used by the loader (are all images readable?), the trainer's data loader, scoring and evaluation. Files are untrusted:
+whatever Pillow makes of a damaged one ends as `BadImageError`, with the path and the reason.
+"""
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+_DECODE_ERRORS = (
+    OSError,  # truncated and unidentified files
+    SyntaxError,  # broken PNG chunks
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+class BadImageError(ValueError):
+    """An image that cannot be used. `BadImageError("a.png", "no such file")` reads `a.png: no such file`."""
+
+    def __init__(self, path: str | os.PathLike, reason: str | None = None):
+        # One argument must do: a data loader's worker hands its errors over as `type(error)(message)`.
+        super().__init__(str(path) if reason is None else f"{path}: {reason}")
+        self.reason = str(path) if reason is None else reason
+
+    def __reduce__(self):
+        return type(self), (str(self),)
+
+
+def load_image(path: str | os.PathLike) -> Image.Image:
+    """The image as 8-bit RGB, upright by its EXIF orientation, decoded, its file closed.
+
+    Transparent parts are laid over white, 16-bit images are scaled to 8 bits (Pillow would clip them), of an animation
+    the first frame is taken.
+
+    Raises:
+        BadImageError: no such file, not an image, damaged, truncated, or of a depth that has no agreed range.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise BadImageError(path, "no such file") from error
+    except IsADirectoryError as error:
+        raise BadImageError(path, "is a folder, not an image file") from error
+    except UnidentifiedImageError as error:
+        raise BadImageError(path, "not an image, or of a kind that Pillow cannot read") from error
+    except _DECODE_ERRORS as error:
+        raise BadImageError(path, f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def check_image(path: str | os.PathLike) -> str | None:
+    """Why `load_image` would fail, or None. Decodes the whole image, since truncation shows at the end only."""
+    try:
+        load_image(path)
+    except BadImageError as error:
+        return error.reason
+    return None
+
+
+def list_images(path: str | os.PathLike) -> list[Path]:
+    """The image files below a folder, by suffix, sorted by path; hidden files are left out. A file gives itself.
+
+    Raises:
+        ValueError: nothing exists at `path`.
+    """
+    root = Path(path)
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise ValueError(f"{path}: no such file or folder")
+    found = (file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(file for file in found if not file.name.startswith(".") and file.is_file())
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bit(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits (0 to 65535) or of floating point (0 to 1) as 8 bits."""
+    values = np.asarray(image)  # (H, W)
+    top = 1.0 if image.mode == "F" else 65535.0
+    if not ((values >= 0) & (values <= top)).all():
+        raise ValueError(f"{image.mode!r} pixels outside 0 to {top:g}: the range of such images is not defined")
+    return Image.fromarray(np.round(values * (255.0 / top)).astype(np.uint8))
