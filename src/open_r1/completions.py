@@ -18,6 +18,7 @@ IQA_QUESTION = (
 )
 
 _TAGS = {"think": ("<think>", "</think>"), "answer": ("<answer>", "</answer>")}
+TAGS = tuple(tag for pair in _TAGS.values() for tag in pair)  # all of them, as a tokenizer wants to know them
 
 _NUMBER = re.compile(
     r"""
@@ -61,9 +62,8 @@ class AnswerContract:
 
         The answer must not be blank; the thinking may be.
         """
-        known_tags = [tag for pair in _TAGS.values() for tag in pair]
         expected_tags = [tag for section in self.sections for tag in _TAGS[section]]
-        if any(text.count(tag) != (tag in expected_tags) for tag in known_tags):
+        if any(text.count(tag) != (tag in expected_tags) for tag in TAGS):
             return False
         rest, insides = text, {}
         for section in self.sections:

@@ -24,12 +24,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from open_r1.completions import ANSWER_CONTRACTS, IQA_QUESTION
+from open_r1.completions import ANSWER_CONTRACTS, IQA_QUESTION, TAGS
 
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers import (
+        PreTrainedTokenizerFast,
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+    )
 
 
 PATCH_SIZE = 14  # pixels; the family's
@@ -42,7 +47,6 @@ END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD)
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -151,7 +155,7 @@ def build_processor() -> "Qwen2_5_VLProcessor":
     )
 
 
-def build_config(preset: Preset, tokenizer) -> "Qwen2_5_VLConfig":
+def build_config(preset: Preset, tokenizer: "PreTrainedTokenizerFast") -> "Qwen2_5_VLConfig":
     """The family's configuration with the preset's sizes and the tokenizer's ids."""
     from transformers import Qwen2_5_VLConfig
 
@@ -214,7 +218,7 @@ def compute_spectral_filters(width: int, size: int = PATCH_SIZE) -> np.ndarray:
     return filters / np.sqrt((filters**2).sum(axis=(1, 2, 3)).mean())
 
 
-def build_model(preset: Preset, tokenizer, seed: int) -> "Qwen2_5_VLForConditionalGeneration":
+def build_model(preset: Preset, tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Qwen2_5_VLForConditionalGeneration":
     """The model in float32; the caller's random state is left alone."""
     import torch
     from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
