@@ -218,7 +218,9 @@ def compute_spectral_filters(width: int, size: int = PATCH_SIZE) -> np.ndarray:
     return filters / np.sqrt((filters**2).sum(axis=(1, 2, 3)).mean())
 
 
-def build_model(preset: Preset, tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Qwen2_5_VLForConditionalGeneration":
+def build_model(
+    preset: Preset, tokenizer: "PreTrainedTokenizerFast", seed: int
+) -> "Qwen2_5_VLForConditionalGeneration":
     """The model in float32; the caller's random state is left alone."""
     import torch
     from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
