@@ -1,0 +1,79 @@
+"""Reads label files as rows of text cells with their line numbers; what the cells mean is decided in `mos.py`.
+
+`.csv` is separated by commas and `.tsv` by tabs, with quoting. Any other file is separated by commas where every line
+has one, and else by white space of any width; names with spaces in them are written in double quotes.
+"""
+
+import csv
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_r1.data.schema import BadDataError, BadRow
+
+
+_TOKEN = re.compile(r'"([^"]*)"(?=\s|$)|(\S+)')
+_BINARY_SUFFIXES = (".xlsx", ".xls", ".mat")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """Cells of one line. Example: `TableRow(3, ("I01.png", "I01_01_03.png", "2.67"))`."""
+
+    line: int  # from 1
+    cells: tuple[str, ...]
+
+
+def read_table(path: str | os.PathLike) -> list[TableRow]:
+    """The rows of a label file that are not blank.
+
+    Raises:
+        BadDataError: a row that cannot be taken apart.
+        ValueError: the file does not exist, is a spreadsheet or MATLAB file, is not UTF-8, or has no rows.
+    """
+    path = Path(path)
+    if path.suffix.lower() in _BINARY_SUFFIXES:
+        raise ValueError(f"{path}: {path.suffix} files are not read; export the table as .csv with its header")
+    if not path.is_file():
+        raise ValueError(f"the label file {path} does not exist")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 (byte {error.start + 1})") from error
+    lines = text.split("\n")
+    delimiter = _find_delimiter(path.suffix.lower(), [line for line in lines if line.strip()])
+    rows, bad_rows = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(TableRow(number, _split_line(line.rstrip("\r"), delimiter)))
+        except ValueError as error:
+            bad_rows.append(BadRow(str(path), number, str(error)))
+    if bad_rows:
+        raise BadDataError(bad_rows)
+    if not rows:
+        raise ValueError(f"{path}: the file is empty")
+    return rows
+
+
+def _find_delimiter(suffix: str, lines: list[str]) -> str | None:
+    """The delimiter; None is white space."""
+    if suffix == ".tsv":
+        return "\t"
+    if suffix == ".csv" or all("," in line for line in lines):
+        return ","
+    return None
+
+
+def _split_line(line: str, delimiter: str | None) -> tuple[str, ...]:
+    if "\0" in line:
+        raise ValueError("there is a NUL byte in it: is this a text file?")
+    if delimiter is None:
+        return tuple(quoted or plain for quoted, plain in _TOKEN.findall(line))
+    try:
+        (cells,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True)
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    return tuple(cell.strip() for cell in cells)
