@@ -1,0 +1,73 @@
+"""Settings: what is accepted works, the rest is refused with a remedy."""
+
+import pytest
+
+from open_r1.configs import GRPOModelConfig, GRPOScriptArguments
+from open_r1.trainer.grpo_config import GRPOConfig
+
+
+def build(tmp_path, **kwargs) -> GRPOConfig:
+    return GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, **kwargs)
+
+
+def test_the_batch_counts_completions_and_holds_whole_groups(tmp_path):
+    assert build(tmp_path, per_device_train_batch_size=48, num_generations=6).groups_per_step == 8
+    with pytest.raises(ValueError, match="take 42 or 48"):
+        build(tmp_path, per_device_train_batch_size=45, num_generations=6)
+    with pytest.raises(ValueError, match="take 8 or 8"):
+        build(tmp_path, per_device_train_batch_size=4, num_generations=8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, False),  # one optimizer step per round
+        ({"gradient_accumulation_steps": 4}, False),
+        ({"gradient_accumulation_steps": 4, "steps_per_generation": 2}, False),  # two rounds per optimizer step
+        ({"steps_per_generation": 2}, True),  # two optimizer steps per round
+        ({"num_iterations": 2}, True),
+    ],
+)
+def test_old_log_probabilities_are_kept_only_where_a_round_outlives_an_optimizer_step(tmp_path, settings, expected):
+    assert build(tmp_path, **settings).is_off_policy == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_generations": 1, "per_device_train_batch_size": 1}, "at least 2"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"beta": -0.1}, "beta must not be negative"),
+        ({"num_iterations": 0}, "num_iterations must be at least 1"),
+        ({"remove_unused_columns": True}, "remove_unused_columns must stay false"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.1 is refused"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size True is refused"),
+    ],
+)
+def test_what_would_be_ignored_or_cannot_work_is_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, **settings)
+
+
+def test_the_upper_clip_bound_follows_the_lower_one_unless_given(tmp_path):
+    assert build(tmp_path, epsilon=0.1).epsilon_high == 0.1
+    assert build(tmp_path, epsilon=0.2, epsilon_high=0.28).epsilon_high == 0.28
+
+
+def test_data_and_images_must_be_named():
+    with pytest.raises(ValueError, match="data_file_paths is missing"):
+        GRPOScriptArguments(image_folders=["a"])
+    with pytest.raises(ValueError, match="image_folders is missing"):
+        GRPOScriptArguments(data_file_paths=["a.jsonl"])
+    with pytest.raises(ValueError, match="val_split_ratio"):
+        GRPOScriptArguments(data_file_paths=["a.jsonl"], image_folders=["a"], val_split_ratio=1.0)
+
+
+def test_both_spellings_of_the_dtype_work():
+    assert GRPOModelConfig(model_name_or_path="m", torch_dtype="bfloat16").dtype == "bfloat16"
+    assert GRPOModelConfig(model_name_or_path="m", dtype="bfloat16").dtype == "bfloat16"
+
+
+def test_quantised_loading_is_refused_rather_than_ignored():
+    with pytest.raises(ValueError, match="not supported yet"):
+        GRPOModelConfig(model_name_or_path="m", load_in_4bit=True)
