@@ -27,6 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--predictions", type=Path, help="CSV or JSONL of open_r1.score; needs `path` and `score`.")
     parser.add_argument("--labels", type=Path, help="JSONL of this project, or any of the MOS text layouts.")
+    parser.add_argument("--dataset", help="Card of the labels (configs/data, or a YAML file): columns, references.")
+    parser.add_argument("--columns", help='Columns of a label file without a card, such as "ref dis mos std".')
+    parser.add_argument("--direction", choices=("mos", "dmos"), default="mos", help="With --columns: dmos is flipped.")
     parser.add_argument("--output", type=Path, help="JSON to write; for a comparison, Markdown.")
     parser.add_argument("--num_resamples", type=int, default=1000, help="Bootstrap resamples behind each interval.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the resamples.")
@@ -40,13 +43,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Matches, measures, and writes the report, the table, the plot and the matched rows."""
-    from open_r1.data.mos import load_labels
-    from open_r1.utils.evaluation import evaluate_matches, get_pairs_path, match_predictions, save_pairs
+    from open_r1.utils.evaluation import (
+        evaluate_matches,
+        get_pairs_path,
+        load_test_labels,
+        match_predictions,
+        save_pairs,
+    )
     from open_r1.utils.predictions import load_predictions
     from open_r1.viz.scatter import save_scatter_plot
     from open_r1.viz.tables import build_evaluation_table
 
-    matches = match_predictions(load_predictions(args.predictions), load_labels(args.labels))
+    labels = load_test_labels(args.labels, args.dataset, args.columns, args.direction)
+    matches = match_predictions(load_predictions(args.predictions), labels)
     if matches.num_extra:
         logger.warning("%d predictions have no label and were left out", matches.num_extra)
     evaluation = evaluate_matches(matches, args.num_resamples, args.seed)

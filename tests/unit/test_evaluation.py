@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from open_r1.utils.evaluation import (
     evaluate_matches,
     get_pairs_path,
     load_evaluation,
+    load_test_labels,
     match_predictions,
     save_pairs,
 )
@@ -25,7 +27,7 @@ from open_r1.utils.matching import match_names
 from open_r1.utils.predictions import Prediction
 
 
-KADID = Path(__file__).parents[2].parent / "shared" / "data" / "KADID-10K" / "KADID-10K_test_set.txt"
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def build_label(image: str, mos: float, reference: str | None = None) -> MosRecord:
@@ -157,6 +159,44 @@ def test_different_labels_for_one_image_are_not_compared():
     before = build_matches()
     with pytest.raises(ValueError, match="different labels"):
         compare_matches(before, Matches(**{**vars(before), "mos": [0.0] * 60}))
+
+
+def test_a_card_adds_references_to_labels_that_name_none(tmp_path):
+    rows = [
+        {
+            "image": [f"I0{reference}_01_0{level}.png"],
+            "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": 3}],
+        }
+        for reference in (1, 2)
+        for level in (1, 2)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [label.reference for label in load_test_labels(tmp_path / "rows.jsonl")] == [None] * 4
+    labels = load_test_labels(tmp_path / "rows.jsonl", dataset="KADID-10K")
+    assert [label.reference for label in labels] == ["I01", "I01", "I02", "I02"]
+
+
+def test_images_that_a_card_excludes_are_not_evaluated(tmp_path):
+    (tmp_path / "LIVEC_test_all.txt").write_text("t1.bmp 68.0 18.4\n3.bmp 24.6 13.7\n")
+    labels = load_test_labels(tmp_path / "LIVEC_test_all.txt", dataset="LIVEC")
+    assert [label.image for label in labels] == ["3.bmp"]
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the label files of KADID-10k are not here")
+def test_knowing_distortion_and_level_of_kadid_images_gives_the_known_srcc_and_plcc():
+    labels = load_test_labels(SHARED_DATA / "KADID-10K" / "KADID-10K_mos.txt")
+    kinds = [label.image.partition("_")[2] for label in labels]
+    of_kind = defaultdict(list)
+    for label, kind in zip(labels, kinds, strict=True):
+        of_kind[kind].append(label.mos)
+    predictions = [
+        Prediction(path=label.image, score=float(np.mean(of_kind[kind])))
+        for label, kind in zip(labels, kinds, strict=True)
+    ]
+    report = evaluate_matches(match_predictions(predictions, labels), num_resamples=20).report
+    assert report["n"] == 10125
+    assert report["srcc"] == pytest.approx(0.942, abs=5e-4)
+    assert report["plcc"] == pytest.approx(0.944, abs=5e-4)
 
 
 def save_evaluation(path: Path, matches: Matches) -> None:

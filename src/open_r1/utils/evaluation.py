@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,33 @@ class Change:
     difference: float | None  # after minus before
     ci95: list[float] | None  # of the difference; paired, by reference image where there are any
     n: int
+
+
+def load_test_labels(
+    path: str | Path, dataset: str | None = None, columns: str | None = None, direction: str = "mos"
+) -> "list[MosRecord]":
+    """Reads labels through `data/mos.py`; a card adds the references that image names speak of, and leaves out images.
+
+    Args:
+        dataset: name or file of a dataset card.
+        columns: roles of the columns, where there is no card.
+        direction: "mos", or "dmos" where lower is better; with `columns`.
+    """
+    from open_r1.data.cards import load_card
+    from open_r1.data.mos import load_labels
+
+    card = load_card(dataset) if dataset else None
+    labels = load_labels(path, columns, card, direction)
+    if card is None:
+        return labels
+    kept = [label for label in labels if Path(label.image).name not in card.exclude]
+    if len(kept) < len(labels):
+        logger.info("%d images that the card of %s excludes were left out", len(labels) - len(kept), card.name)
+    names = [Path(label.image).name for label in kept]
+    return [
+        replace(label, reference=label.reference or card.get_reference(name))
+        for label, name in zip(kept, names, strict=True)
+    ]
 
 
 def match_predictions(predictions: Sequence[Prediction], labels: "Sequence[MosRecord]") -> Matches:
