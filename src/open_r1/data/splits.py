@@ -20,23 +20,32 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class SplitManifest:
-    """How a data set was split. Example: `splits={"train": ["I01.png"], "val": ["I02.png"], "test": ["I03.png"]}`."""
+    """How a data set was split. Example: `splits={"train": ["I01.png"], "val": ["I02.png"], "test": []}`."""
 
     dataset_name: str
-    splits: dict[str, list[str]]  # references by part; where the data set has none, its images
+    unit: str  # what was split: "reference", or "image" where the data set has no references
+    splits: dict[str, list[str]]  # the names of these by part
     seed: int | None  # None: the split was given
     ratios: list[float] | None
     num_rows: dict[str, int] = field(default_factory=dict)  # by part
     label_files: dict[str, str] = field(default_factory=dict)  # file name -> SHA-256
 
     def __post_init__(self):
+        if self.unit not in ("reference", "image"):
+            raise ValueError(f"the unit is reference or image, not {self.unit!r}")
         if set(self.splits) != set(SPLITS):
             raise ValueError(f"a split has the parts {', '.join(SPLITS)}, not {', '.join(self.splits)}")
         _check_disjoint(self.splits)
 
     @property
     def split_of(self) -> dict[str, str]:
-        return {reference: split for split in SPLITS for reference in self.splits[split]}
+        """The part of each reference, by its `get_group_key`."""
+        return {get_group_key(name): split for split in SPLITS for name in self.splits[split]}
+
+
+def get_group_key(name: str) -> str:
+    """What a reference's name is compared by: its letters in any case, since some releases mix `I25` and `i25`."""
+    return name.casefold()
 
 
 def split_by_reference(
@@ -108,5 +117,5 @@ def _check_disjoint(splits: dict[str, list[str]]) -> None:
     seen: dict[str, str] = {}
     for split, references in splits.items():
         for reference in references:
-            if seen.setdefault(reference, split) != split:
-                raise ValueError(f"{reference} is in both {seen[reference]} and {split}")
+            if seen.setdefault(get_group_key(reference), split) != split:
+                raise ValueError(f"{reference} is in both {seen[get_group_key(reference)]} and {split}")

@@ -1,7 +1,8 @@
 """Reads label files as rows of text cells with their line numbers; what the cells mean is decided in `mos.py`.
 
 `.csv` is separated by commas and `.tsv` by tabs, with quoting. Any other file is separated by commas where every line
-has one, and else by white space of any width; names with spaces in them are written in double quotes.
+has one, and else by white space of any width. Names with spaces or commas in them are written in double quotes, with
+a quote inside doubled; `quote_name` does that.
 """
 
 import csv
@@ -13,7 +14,9 @@ from pathlib import Path
 from open_r1.data.schema import BadDataError, BadRow
 
 
-_TOKEN = re.compile(r'"([^"]*)"(?=\s|$)|(\S+)')
+_QUOTED = r'"((?:[^"]|"")*)"'
+_TOKEN = re.compile(_QUOTED + r"(?=\s|$)|(\S+)")
+_SPECIAL = re.compile(r'[\s,"]')
 _BINARY_SUFFIXES = (".xlsx", ".xls", ".mat")
 
 
@@ -23,6 +26,11 @@ class TableRow:
 
     line: int  # from 1
     cells: tuple[str, ...]
+
+
+def quote_name(name: str) -> str:
+    """`name` as one cell of a file that is separated by white space."""
+    return '"' + name.replace('"', '""') + '"' if _SPECIAL.search(name) else name
 
 
 def read_table(path: str | os.PathLike) -> list[TableRow]:
@@ -62,7 +70,7 @@ def _find_delimiter(suffix: str, lines: list[str]) -> str | None:
     """The delimiter; None is white space."""
     if suffix == ".tsv":
         return "\t"
-    if suffix == ".csv" or all("," in line for line in lines):
+    if suffix == ".csv" or all("," in re.sub(_QUOTED, "", line) for line in lines):
         return ","
     return None
 
@@ -71,7 +79,7 @@ def _split_line(line: str, delimiter: str | None) -> tuple[str, ...]:
     if "\0" in line:
         raise ValueError("there is a NUL byte in it: is this a text file?")
     if delimiter is None:
-        return tuple(quoted or plain for quoted, plain in _TOKEN.findall(line))
+        return tuple(quoted.replace('""', '"') or plain for quoted, plain in _TOKEN.findall(line))
     try:
         (cells,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True)
     except csv.Error as error:
