@@ -56,6 +56,9 @@ class GRPOScriptArguments:
     max_pixels: int | None = _doc("Images are reduced to at most this many pixels. Default: the checkpoint's.")
 
     def __post_init__(self):
+        for name in ("data_file_paths", "image_folders", "reward_funcs"):
+            if isinstance(getattr(self, name), str):  # one value in a YAML file
+                setattr(self, name, [getattr(self, name)])
         if not self.data_file_paths:
             raise ValueError("--data_file_paths is missing: name at least one JSONL file.")
         if not self.image_folders:
