@@ -84,7 +84,7 @@ class Scorer:
         self.args = args
         self.num_cut = 0  # unparsed answers that had reached the token limit
 
-    def score_batch(self, paths: list[str], batch_index: int) -> list[Prediction]:
+    def score_batch(self, paths: list[str]) -> list[Prediction]:
         """Scores the images of one batch; those that cannot be read get a row that says why."""
         from open_r1.data.media import load_image
 
@@ -95,17 +95,17 @@ class Scorer:
             except ValueError as error:  # a damaged file, or a shape that the processor refuses
                 predictions[path] = Prediction(path=path, error=str(getattr(error, "reason", error)))
         if prompts:
-            predictions |= self._generate(prompts, batch_index)
+            predictions |= self._generate(prompts, compute_batch_seed(self.args.seed, paths))
         return [predictions[path] for path in paths]
 
-    def _generate(self, prompts: dict[str, Any], batch_index: int) -> dict[str, Prediction]:
+    def _generate(self, prompts: dict[str, Any], seed: int) -> dict[str, Prediction]:
         from open_r1.inference.generator import SamplingSettings
 
         num_samples = self.args.num_samples
         sampling = SamplingSettings(
             max_new_tokens=self.args.max_new_tokens,
             temperature=self.args.temperature,
-            seed=compute_batch_seed(self.args.seed, batch_index),
+            seed=seed,
         )
         completions = self.generator.generate(list(prompts.values()), num_samples, sampling)
         texts = self.generator.decode(completions.token_ids)
@@ -128,11 +128,11 @@ def score_images(paths: list[str], scorer: Scorer, writer: PredictionWriter) -> 
     predictions = {prediction.path: prediction for prediction in writer.kept}
     batch_size = scorer.args.batch_size
     with tqdm(total=len(paths), desc="score", unit="image", dynamic_ncols=True) as bar:
-        for batch_index in range(-(-len(paths) // batch_size)):
-            batch = paths[batch_index * batch_size : (batch_index + 1) * batch_size]
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
             missing = [path for path in batch if path not in predictions]
             if missing:
-                new = [row for row in scorer.score_batch(batch, batch_index) if row.path in missing]
+                new = [row for row in scorer.score_batch(batch) if row.path in missing]
                 writer.write(new)
                 predictions |= {row.path: row for row in new}
             bar.update(len(batch))

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from open_r1.completions import IQA_QUESTION, get_answer_contract
+from open_r1.data.jsonl import load_jsonl_dataset
 from open_r1.inference.hf_generator import HFGenerator
+from open_r1.score import Scorer, parse_arguments
 from open_r1.tiny import build_tiny_vlm
 
 
@@ -146,3 +148,21 @@ def test_scores_are_evaluated_against_labels_by_file_name(workplace, greedy):
     assert report["ci95"]["srcc"][0] <= report["srcc"] <= report["ci95"]["srcc"][1]
     assert "| SRCC" in (workplace / "eval.md").read_text()
     assert (workplace / "eval.png").stat().st_size > 5000
+
+
+def test_the_prompt_is_the_one_of_training(workplace):
+    row = {
+        "id": 1,
+        "image": ["0.png"],
+        "conversations": [{"from": "human", "value": IQA_QUESTION}, {"from": "gpt", "value": 3.0}],
+    }
+    (workplace / "train.jsonl").write_text(json.dumps(row) + "\n")
+    arguments = ["--model", "model", "--images", "images", "--output", "unused.csv"]
+    generator = HFGenerator.from_pretrained(str(workplace / "model"), device="cpu")
+    images = [Image.open(workplace / "images" / "0.png")]
+    for template, flag in (("scoring", "--thinking"), ("scoring_no_think", "--no-thinking")):
+        contract = get_answer_contract(template)
+        files = [str(workplace / "train.jsonl")], [str(workplace / "images")]
+        trained = load_jsonl_dataset(*files, contract=contract, require_mos=True)[0]["prompt"]
+        scored = Scorer(generator, parse_arguments([*arguments, flag])).messages
+        assert torch.equal(generator.encode(trained, images).input_ids, generator.encode(scored, images).input_ids)

@@ -205,10 +205,10 @@ def test_of_long_weight_files_both_ends_count(tmp_path):
     assert len(ids) == 3
 
 
-def test_every_batch_draws_from_a_seed_of_its_own():
-    seeds = {compute_batch_seed(seed, batch) for seed in range(20) for batch in range(50)}
+def test_a_batch_is_seeded_by_the_names_of_its_images():
+    seeds = {compute_batch_seed(seed, [f"{row}.png", "b.png"]) for seed in range(20) for row in range(50)}
     assert len(seeds) == 1000
-    assert compute_batch_seed(42, 7) == compute_batch_seed(42, 7)
+    assert compute_batch_seed(42, ["x/a.png"]) == compute_batch_seed(42, ["y/a.png"])
 
 
 def parse(*extra):
