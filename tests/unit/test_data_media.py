@@ -129,3 +129,13 @@ def test_images_are_listed_recursively_in_order_without_hidden_and_other_files(t
     assert list_images(tmp_path / "a.jpg") == [tmp_path / "a.jpg"]
     with pytest.raises(ValueError, match="no such file or folder"):
         list_images(tmp_path / "nowhere")
+
+
+def test_links_to_folders_are_followed_and_a_loop_of_them_ends(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").write_bytes(b"x")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+    assert list_images(folder) == [folder / "linked" / "a.png"]

@@ -75,6 +75,8 @@ def check_image(path: str | os.PathLike) -> str | None:
 def list_images(path: str | os.PathLike) -> list[Path]:
     """The image files below a folder, by suffix, sorted by path; hidden files are left out. A file gives itself.
 
+    Links to folders are followed, each folder is entered once.
+
     Raises:
         ValueError: nothing exists at `path`.
     """
@@ -83,8 +85,17 @@ def list_images(path: str | os.PathLike) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise ValueError(f"{path}: no such file or folder")
-    found = (file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(file for file in found if not file.name.startswith(".") and file.is_file())
+    found: list[Path] = []
+    entered: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in entered:
+            subfolders.clear()
+            continue
+        entered.add(os.path.realpath(folder))
+        subfolders.sort()
+        files = [Path(folder, name) for name in names if not name.startswith(".")]
+        found += [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    return sorted(found)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
