@@ -33,6 +33,11 @@ class Distortion:
     dmos: tuple[float, ...]
     needs_color: bool = False  # leaves a grey picture as it is, so its label would be wrong there
 
+    @property
+    def is_visible(self) -> bool:
+        """Whether it can be told from the crop alone, without the original beside it."""
+        return self.apply not in _SUBTLE
+
 
 def distort(image: np.ndarray, distortion: Distortion, level: int, rng: np.random.Generator) -> np.ndarray:
     """`image` (H, W, 3), uint8, distorted at `level` (1 to 5); same shape and type."""
@@ -220,6 +225,9 @@ def sharpen(image, amount, rng):
 def contrast(image, amount, rng):
     return _tone_curve(image, (0.25, 0.75), (0.25 - amount / 4, 0.75 + amount / 4))
 
+
+# Changes of tone or tint, which without the original might as well be the photograph's own.
+_SUBTLE = (color_quantization, hsv_saturation, brighten, darken, mean_shift, quantization, contrast)
 
 DISTORTIONS = (
     Distortion(1, "gaussian blur", gaussian_blur, (0.1, 0.5, 1, 2, 5), (4.61, 4.38, 2.91, 1.87, 1.30)),

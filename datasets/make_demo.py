@@ -29,7 +29,7 @@ from open_r1.completions import IQA_QUESTION
 
 
 CROP_SIZE = 112  # pixels
-MAX_ZOOM_OUT = 2.0  # a crop covers up to this many times CROP_SIZE of the photograph
+ZOOM_OUT = (1.5, 3.0)  # a crop covers this many times CROP_SIZE of the photograph; scaled down, it is sharp and clean
 MIN_DETAIL = 0.02  # mean gradient of a usable crop, in grey levels of 0..1 per pixel
 MAX_TRIES = 30
 
@@ -58,14 +58,14 @@ PHOTOS = (
         "Middlebury Stereo Datasets 2014 (D. Scharstein et al., GCPR 2014), published for research",
     ),
     Photo("china", "sklearn", ("datasets/images/china.jpg",), "train", f"danielbuechele on Flickr, {_CC_BY}"),
-    Photo("coffee", "skimage", ("data/coffee.png",), "train", "Rachel Michetti, Pikolo Espresso Bar, CC0"),
+    Photo("coffee", "skimage", ("data/coffee.png",), "test", "Rachel Michetti, Pikolo Espresso Bar, CC0"),
     Photo("brick", "skimage", ("data/brick.png",), "train", "CC0Textures, CC0", has_color=False),
-    Photo("grass", "skimage", ("data/grass.png",), "train", "linolafett on DeviantArt, CC0", has_color=False),
+    Photo("grass", "skimage", ("data/grass.png",), "test", "linolafett on DeviantArt, CC0", has_color=False),
     Photo("gravel", "skimage", ("data/gravel.png",), "train", "CC0Textures, CC0", has_color=False),
     Photo("coins", "skimage", ("data/coins.png",), "val", "Brooklyn Museum, no known restrictions", has_color=False),
     Photo("chelsea", "skimage", ("data/chelsea.png",), "test", "Stefan van der Walt, CC0"),
-    Photo("camera", "skimage", ("data/camera.png",), "test", "Lav Varshney, CC0", has_color=False),
-    Photo("flower", "sklearn", ("datasets/images/flower.jpg",), "test", f"vultilion on Flickr, {_CC_BY}"),
+    Photo("camera", "skimage", ("data/camera.png",), "train", "Lav Varshney, CC0", has_color=False),
+    Photo("flower", "sklearn", ("datasets/images/flower.jpg",), "train", f"vultilion on Flickr, {_CC_BY}"),
     Photo("grace_hopper", "matplotlib", ("mpl-data/sample_data/grace_hopper.jpg",), "test", "US Navy, public domain"),
 )
 
@@ -83,7 +83,7 @@ def cut_crop(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random square of `view` (H, W, 3), scaled to CROP_SIZE, perhaps mirrored; of flat ones the least flat."""
     best, best_detail = None, -1.0
     for _ in range(MAX_TRIES):
-        zoom = rng.uniform(1.0, min(MAX_ZOOM_OUT, min(view.shape[:2]) / CROP_SIZE))
+        zoom = rng.uniform(ZOOM_OUT[0], min(ZOOM_OUT[1], min(view.shape[:2]) / CROP_SIZE))
         side = int(CROP_SIZE * zoom)
         top = rng.integers(0, view.shape[0] - side + 1)
         left = rng.integers(0, view.shape[1] - side + 1)
@@ -98,12 +98,14 @@ def cut_crop(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return best[:, ::-1] if rng.random() < 0.5 else best
 
 
-def plan_split(photos: list[Photo], size: int, rng: np.random.Generator) -> list[tuple[Photo, Distortion, int]]:
+def plan_split(
+    photos: list[Photo], distortions: list[Distortion], size: int, rng: np.random.Generator
+) -> list[tuple[Photo, Distortion, int]]:
     """`size` triples of photograph, distortion and level (1 to 5): photographs and (type, level) pairs equally often.
 
     Distortions of colour alone are given to photographs in colour only, as far as there are any.
     """
-    pairs = [(distortion, level) for distortion in DISTORTIONS for level in range(1, 6)]
+    pairs = [(distortion, level) for distortion in distortions for level in range(1, 6)]
     plan = []
     while len(plan) < size:
         for index in rng.permutation(len(pairs)):
@@ -124,24 +126,24 @@ def build_row(row_id: int, name: str, photo: Photo, distortion: Distortion, leve
     return {"id": row_id, "dataset_name": "DEMO", "image": [name], "conversations": conversations, **extra}
 
 
-def write_split(output_dir: Path, split: str, size: int, seed: int) -> None:
+def write_split(output_dir: Path, split: str, distortions: list[Distortion], size: int, seed: int) -> None:
     """Writes the images and the JSONL of one split."""
     rng = np.random.default_rng([seed, ("train", "val", "test").index(split)])
     photos = [photo for photo in PHOTOS if photo.split == split]
     views = {photo.name: load_photo(photo) for photo in photos}
     with open(output_dir / f"demo_{split}.jsonl", "w", encoding="utf-8") as file:
-        for row_id, (photo, distortion, level) in enumerate(plan_split(photos, size, rng), start=1):
+        for row_id, (photo, distortion, level) in enumerate(plan_split(photos, distortions, size, rng), start=1):
             crop = cut_crop(views[photo.name][rng.integers(len(photo.files))], rng)
             name = f"{split}_{row_id:05d}.png"
             Image.fromarray(distort(crop, distortion, level, rng)).save(output_dir / "images" / name)
             file.write(json.dumps(build_row(row_id, name, photo, distortion, level)) + "\n")
 
 
-def write_notes(output_dir: Path, sizes: dict[str, int], seed: int) -> None:
+def write_notes(output_dir: Path, distortions: list[Distortion], sizes: dict[str, int], seed: int) -> None:
     """Writes `manifest.json` (what was made of what) and `LICENSES.md` (the terms of the photographs)."""
     sources = {split: [photo.name for photo in PHOTOS if photo.split == split] for split in sizes}
     manifest = {"seed": seed, "crop_size": CROP_SIZE, "sizes": sizes, "photographs": sources}
-    manifest["distortions"] = [distortion.name for distortion in DISTORTIONS]
+    manifest["distortions"] = [distortion.name for distortion in distortions]
     (output_dir / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     lines = ["# Photographs of the demo data", "", "The crops are cut from these, then distorted.", ""]
     lines += ["| photograph | ships in | split | terms |", "|---|---|---|---|"]
@@ -149,12 +151,13 @@ def write_notes(output_dir: Path, sizes: dict[str, int], seed: int) -> None:
     (output_dir / "LICENSES.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def make_demo(output_dir: Path, sizes: dict[str, int], seed: int) -> None:
+def make_demo(output_dir: Path, sizes: dict[str, int], seed: int, all_types: bool = False) -> None:
     """Writes the whole data set; `sizes` has the number of crops of "train", "val" and "test"."""
+    distortions = [distortion for distortion in DISTORTIONS if all_types or distortion.is_visible]
     (output_dir / "images").mkdir(parents=True, exist_ok=True)
     for split, size in sizes.items():
-        write_split(output_dir, split, size, seed)
-    write_notes(output_dir, sizes, seed)
+        write_split(output_dir, split, distortions, size, seed)
+    write_notes(output_dir, distortions, sizes, seed)
 
 
 def main() -> None:
@@ -164,9 +167,10 @@ def main() -> None:
     parser.add_argument("--num_train", type=int, default=2400, help="training crops")
     parser.add_argument("--num_val", type=int, default=120, help="validation crops")
     parser.add_argument("--num_test", type=int, default=600, help="test crops")
+    parser.add_argument("--all_types", action="store_true", help="also distortions that need the original to be seen")
     args = parser.parse_args()
     sizes = {"train": args.num_train, "val": args.num_val, "test": args.num_test}
-    make_demo(args.output_dir, sizes, args.seed)
+    make_demo(args.output_dir, sizes, args.seed, args.all_types)
     print(f"wrote {sum(sizes.values())} pictures and demo_{{{','.join(sizes)}}}.jsonl to {args.output_dir}")
 
 

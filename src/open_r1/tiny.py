@@ -13,8 +13,12 @@ sentences that the demo needs. Nothing is learnt beforehand and nothing is downl
 * The patch embedding starts as a two-dimensional discrete cosine transform: most rows are luminance frequencies, high
   ones amplified by (1 + f)^2 because photographs hold little of them; the other rows are low frequencies of the two
   colour differences. Blur, noise and blocking show in this spectrum; a small tower would otherwise spend the whole
-  demo on finding it. This is arithmetic, not training, and all of it stays trainable.
+  demo on finding it.
+* The first vision MLP starts as squares: its gated units compute the energy of each of those rows (relative to the
+  patch's, since a norm comes before), and add it to the row itself. Residual branches of the vision tower start small.
 * Other weights are drawn with a spread of 0.08 instead of 0.02, which suits widths of a hundred or two.
+
+The vision tower's start is arithmetic, not training, and all of it stays trainable.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from open_r1.completions import ANSWER_CONTRACTS, IQA_QUESTION, TAGS
 
 
 if TYPE_CHECKING:
+    import torch
     from tokenizers import Tokenizer
     from transformers import (
         PreTrainedTokenizerFast,
@@ -39,6 +44,8 @@ if TYPE_CHECKING:
 
 PATCH_SIZE = 14  # pixels; the family's
 SPECTRUM_TILT = 2.0  # exponent of the amplification of high luminance frequencies
+COLOR_GAIN = 10.0  # amplification of the rows of colour differences, which hold low frequencies only
+RESIDUAL_GAIN = 0.3  # of the vision tower's residual branches at the start
 INIT_SPREAD = 0.08  # standard deviation of all other weight matrices
 MAX_VOCAB_SIZE = 1024
 MAX_PIXELS = 448 * 448  # larger pictures are scaled down to this area
@@ -90,17 +97,16 @@ class Preset:
     vision_width: int
     vision_layers: int
     vision_heads: int
-    vision_mlp_width: int
 
 
 PRESETS = {
     "test": Preset(
         text_width=64, text_layers=2, text_heads=2, text_key_value_heads=1, text_mlp_width=128,
-        vision_width=64, vision_layers=2, vision_heads=2, vision_mlp_width=128,
+        vision_width=64, vision_layers=2, vision_heads=2,
     ),
     "demo": Preset(
         text_width=192, text_layers=4, text_heads=3, text_key_value_heads=1, text_mlp_width=512,
-        vision_width=192, vision_layers=2, vision_heads=3, vision_mlp_width=384,
+        vision_width=192, vision_layers=2, vision_heads=3,
     ),
 }  # fmt: skip
 
@@ -181,7 +187,7 @@ def build_config(preset: Preset, tokenizer: "PreTrainedTokenizerFast") -> "Qwen2
         "depth": preset.vision_layers,
         "hidden_size": preset.vision_width,
         "num_heads": preset.vision_heads,
-        "intermediate_size": preset.vision_mlp_width,
+        "intermediate_size": 2 * preset.vision_width,  # one unit for each sign of each row, see `init_vision_tower`
         "out_hidden_size": preset.text_width,
         "patch_size": PATCH_SIZE,
         "fullatt_block_indexes": [preset.vision_layers - 1],
@@ -208,14 +214,34 @@ def compute_spectral_filters(width: int, size: int = PATCH_SIZE) -> np.ndarray:
     order = np.argsort(np.hypot(vertical, horizontal), kind="stable")
     vertical, horizontal = vertical[order], horizontal[order]
     planes = basis[vertical][:, :, None] * basis[horizontal][:, None, :]  # (size * size, size, size), low first
-    planes *= (1.0 + np.hypot(vertical, horizontal))[:, None, None] ** SPECTRUM_TILT
+    tilt = (1.0 + np.hypot(vertical, horizontal))[:, None, None] ** SPECTRUM_TILT
 
     luminance, blue, red = (0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081)
     num_color = width // 16  # rows for each of the two colour differences
     picked = np.linspace(0, len(planes) - 1, width - 2 * num_color).round().astype(int)
-    colored = [(planes[picked], luminance), (planes[:num_color], blue), (planes[:num_color], red)]
+    low = COLOR_GAIN * (planes * tilt)[:num_color]
+    colored = [((planes * tilt)[picked], luminance), (low, blue), (low, red)]
     filters = np.concatenate([plane[:, None] * np.array(mix)[None, :, None, None] for plane, mix in colored])
     return filters / np.sqrt((filters**2).sum(axis=(1, 2, 3)).mean())
+
+
+def init_vision_tower(visual: "torch.nn.Module") -> None:
+    """Sets the spectral start of the module's docstring in a `Qwen2_5_VisionTransformer`, in place."""
+    import torch
+
+    kernel = visual.patch_embed.proj.weight  # (width, 3, 2 frames, size, size)
+    filters = torch.from_numpy(compute_spectral_filters(kernel.shape[0])).to(kernel)
+    first = visual.blocks[0].mlp
+    with torch.no_grad():
+        kernel.copy_(filters[:, :, None] / kernel.shape[2])  # a still picture is the same frame twice
+        for block in visual.blocks:
+            block.attn.proj.weight.mul_(RESIDUAL_GAIN)
+            block.mlp.down_proj.weight.mul_(RESIDUAL_GAIN)
+        # silu(x) * x + silu(-x) * -x = x ** 2: one unit for each sign of each row.
+        signs = torch.cat([torch.eye(kernel.shape[0]), -torch.eye(kernel.shape[0])])  # (mlp width, width)
+        first.gate_proj.weight.copy_(signs)
+        first.up_proj.weight.copy_(signs)
+        first.down_proj.weight.copy_(signs.abs().T)
 
 
 def build_model(
@@ -229,10 +255,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
-    kernel = model.model.visual.patch_embed.proj.weight  # (width, 3, 2 frames, size, size)
-    filters = torch.from_numpy(compute_spectral_filters(kernel.shape[0])).to(kernel)
-    with torch.no_grad():
-        kernel.copy_(filters[:, :, None] / kernel.shape[2])  # a still picture is the same frame twice
+    init_vision_tower(model.model.visual)
     end_ids = [tokenizer.convert_tokens_to_ids(token) for token in (IM_END, END_OF_TEXT)]
     model.generation_config = GenerationConfig(eos_token_id=end_ids, pad_token_id=end_ids[1])
     return model

@@ -1,0 +1,144 @@
+"""Cold start: supervised fine-tuning on the JSONL data of GRPO, before GRPO, with TRL's `SFTTrainer`.
+
+    python -m open_r1.sft --config configs/sft/demo.yaml --model_name_or_path output/demo/model \
+        --data_file_paths output/demo/data/demo_train.jsonl --image_folders output/demo/data/images \
+        --output_dir output/demo/sft
+
+The prompt is rendered as in GRPO; what the model learns to write is described in `cold_start.py`. The loss is taken on
+the completion alone. The output folder is an ordinary checkpoint, to be given to `grpo_jsonl`.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from open_r1.utils.compat import speed_up_help
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from open_r1.configs import GRPOModelConfig
+
+
+def _doc(text: str, default=None, **kwargs):
+    return field(default=default, metadata={"help": text, **kwargs})
+
+
+@dataclass
+class SFTScriptArguments:
+    """What to learn from, and how the target text is made."""
+
+    data_file_paths: list[str] = field(
+        default_factory=list, metadata={"help": "JSONL files; several, or one string of them joined with ':'."}
+    )
+    image_folders: list[str] = field(
+        default_factory=list, metadata={"help": "Root folder of each file's images, in the same order and form."}
+    )
+    dataset_name: str | None = _doc("Dataset name of rows that carry none. Default: the name of their file.")
+    on_bad_data: str = _doc(
+        "What to do when rows cannot be used: refuse to start, or leave them out and say how many.",
+        "error",
+        choices=["error", "skip"],
+    )
+    question_template: str = _doc(
+        "Instruction that follows the question.", "scoring", choices=["scoring", "scoring_no_think", "default"]
+    )
+    score_noise_std: float = _doc("Standard deviation of the noise on the scores shown, on the scale of 1 to 5.", 0.0)
+    score_decimals: int = _doc("Decimals of the scores shown.", 2)
+    min_pixels: int | None = _doc("Images are enlarged to at least this many pixels. Default: the checkpoint's.")
+    max_pixels: int | None = _doc("Images are reduced to at most this many pixels. Default: the checkpoint's.")
+
+    def __post_init__(self):
+        if not self.data_file_paths:
+            raise ValueError("--data_file_paths is missing: name at least one JSONL file.")
+        if not self.image_folders:
+            raise ValueError("--image_folders is missing: name the root folder of the images, one per data file.")
+        if self.score_noise_std < 0:
+            raise ValueError(f"--score_noise_std must not be negative, not {self.score_noise_std}.")
+
+
+def parse_arguments(argv: list[str]) -> "tuple[SFTScriptArguments, SFTConfig, GRPOModelConfig]":
+    speed_up_help(argv)
+    from trl import SFTConfig, TrlParser
+
+    from open_r1.configs import GRPOModelConfig
+
+    return TrlParser((SFTScriptArguments, SFTConfig, GRPOModelConfig), prog="sft").parse_args_and_config(argv)
+
+
+def load_records(paths: list[str]) -> dict[str, dict]:
+    """The JSONL rows as they stand, by their `source` ("file.jsonl:12")."""
+    records = {}
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    records[f"{path}:{number}"] = json.loads(line)
+    return records
+
+
+def load_data(script_args: SFTScriptArguments, seed: int) -> "Dataset":
+    """Rows with `prompt`, `completion` (conversations) and `images` (files, decoded when a batch is made)."""
+    from datasets import Image, Sequence
+
+    from open_r1.cold_start import compose_completion
+    from open_r1.completions import get_answer_contract
+    from open_r1.data.jsonl import load_jsonl_dataset, split_paths
+
+    contract = get_answer_contract(script_args.question_template)
+    paths = split_paths(script_args.data_file_paths)
+    records = load_records(paths)
+    options = {"dataset_name": script_args.dataset_name, "on_bad_data": script_args.on_bad_data}
+    dataset = load_jsonl_dataset(
+        paths, split_paths(script_args.image_folders), contract=contract, require_mos=False, **options
+    )
+
+    def add_completion(row: dict) -> dict:
+        noise = {"noise_std": script_args.score_noise_std, "decimals": script_args.score_decimals, "seed": seed}
+        text = compose_completion(records[row["source"]], row["mos"], contract, **noise)
+        return {"completion": [{"role": "assistant", "content": [{"type": "text", "text": text}]}]}
+
+    dataset = dataset.map(add_completion).rename_column("image_path", "images")
+    dataset = dataset.select_columns(["prompt", "completion", "images"])
+    return dataset.cast_column("images", Sequence(Image()))
+
+
+def build_trainer(
+    script_args: SFTScriptArguments, training_args: "SFTConfig", model_args: "GRPOModelConfig"
+) -> "SFTTrainer":
+    from transformers import set_seed
+    from trl import SFTTrainer
+
+    from open_r1.trainer.loading import load_policy, load_vlm_module
+
+    dataset = load_data(script_args, training_args.seed)
+    set_seed(training_args.seed)
+    vlm_module = load_vlm_module(model_args)
+    return SFTTrainer(
+        load_policy(model_args, vlm_module),
+        training_args,
+        train_dataset=dataset,
+        processing_class=vlm_module.load_processor(
+            model_args.model_name_or_path, script_args.min_pixels, script_args.max_pixels
+        ),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    script_args, training_args, model_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    trainer = build_trainer(script_args, training_args, model_args)
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model(training_args.output_dir)
+    trainer.save_state()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
