@@ -25,7 +25,7 @@ from pathlib import Path
 
 from open_r1.completions import IQA_QUESTION
 from open_r1.data.cards import DatasetCard, load_card
-from open_r1.data.mos import HIGHEST_MOS, LOWEST_MOS, MosRecord, load_labels, normalise_records
+from open_r1.data.mos import HIGHEST_MOS, LOWEST_MOS, TOLERANCE, MosRecord, load_labels, normalise_records
 from open_r1.data.splits import (
     SPLITS,
     SplitManifest,
@@ -38,8 +38,6 @@ from open_r1.data.tables import quote_name
 
 
 logger = logging.getLogger("make_data")
-
-_EPSILON = 1e-6  # tolerance for labels at the ends of the scale
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -144,7 +142,7 @@ def load_split_files(args: argparse.Namespace, card: DatasetCard | None) -> dict
         parts[split] = load_labels(path, columns=args.columns, card=card)
         check_hash(path, card)
         for record in parts[split]:
-            if not LOWEST_MOS - _EPSILON <= record.mos <= HIGHEST_MOS + _EPSILON:
+            if not LOWEST_MOS - TOLERANCE <= record.mos <= HIGHEST_MOS + TOLERANCE:
                 raise ValueError(
                     f"{path}: the MOS {record.mos:g} of {record.image} lies outside 1 to 5; split files are used as "
                     "they are and must be normalised. For raw labels use --labels"

@@ -67,7 +67,8 @@ def test_named_columns_settle_any_layout(tmp_path):
 def test_a_header_of_roles_settles_the_layout_too(tmp_path):
     content = 'dis ref mos std\n"my image.png" "a ""big"" cat, 4k" 3 .5\nb.png "a dog, 4k" 4 .6\n'
     expected = [rec("my image.png", 3.0, 'a "big" cat, 4k', 0.5), rec("b.png", 4.0, "a dog, 4k", 0.6)]
-    assert load_labels(write(tmp_path / "labels.txt", content)) == expected
+    path = write(tmp_path / "labels.txt", content)
+    assert load_labels(path) == load_labels(path, card=load_card("AGIQA-3K")) == expected
 
 
 @pytest.mark.parametrize("columns", ["ref dis", "dis mos mos", "dis mos std var", "dis score", ""])

@@ -21,6 +21,7 @@ from open_r1.data.tables import TableRow, read_table
 
 
 LOWEST_MOS, HIGHEST_MOS = 1.0, 5.0
+TOLERANCE = 1e-6  # of labels at the ends of a range, for the rounding of whoever scaled them
 _HINT = (
     'name the columns in order, as in "ref dis mos std" (also possible: var, num, and - for one that is not used), '
     "by --columns where the command has it or else as the first line of the file"
@@ -46,8 +47,9 @@ def load_labels(
     Args:
         path: the file.
         columns: roles of the columns in order, such as "ref dis mos std"; see `cards.ROLES`.
-        card: knows the layouts of the data set's label files. Without either the layout is inferred: from a header of
-            roles or one that a card knows, or from what the columns hold, and refused where that leaves a choice.
+        card: knows the layouts of the data set's label files. Without either the layout is inferred: from a header
+            that a card knows, or from what the columns hold, and refused where that leaves a choice. A header of
+            roles ("ref dis mos") always speaks for itself.
         direction: of the labels, with `columns`: "mos", or "dmos" where lower is better. A card knows it itself.
 
     Raises:
@@ -64,6 +66,8 @@ def load_labels(
         raise ValueError(f"{path}: there is nothing below the header")
     if columns is not None:
         layout = LabelLayout(columns=tuple(columns.split()), direction=direction)
+    elif header is not None and set(header) <= set(ROLES):
+        layout = LabelLayout(columns=header)
     elif card is not None:
         layout = _find_layout(path, header, card)
     else:
@@ -121,8 +125,6 @@ def _find_layout(path: Path, header: tuple[str, ...] | None, card: DatasetCard) 
 
 def _infer_layout(path: Path, header: tuple[str, ...] | None, rows: Sequence[TableRow]) -> LabelLayout:
     if header is not None:
-        if set(header) <= set(ROLES):
-            return LabelLayout(columns=header)
         known = [layout for card in list_cards() for layout in card.layouts if layout.header == header]
         if not known:
             raise ValueError(f"{path}:1: the header {','.join(header)!r} is not known; {_HINT}")
@@ -184,8 +186,8 @@ def _parse_cells(cells: Sequence[str], layout: LabelLayout, card: DatasetCard | 
     if cell_of.get("ref") == "":
         raise ValueError("the reference is empty")
     values = dict(_parse_numbers(cell_of))
-    if layout.mos_range is not None and not layout.mos_range[0] <= values["mos"] <= layout.mos_range[1]:
-        low, high = layout.mos_range
+    low, high = layout.mos_range or (-math.inf, math.inf)
+    if not low - TOLERANCE <= values["mos"] <= high + TOLERANCE:
         raise ValueError(f"the MOS {values['mos']:g} lies outside {low:g} to {high:g}: labels of another release?")
     std = math.sqrt(values["var"]) if "var" in values else values.get("std")
     reference = cell_of.get("ref") or (card.get_reference(image) if card is not None else None)
