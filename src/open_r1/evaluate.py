@@ -62,7 +62,7 @@ def evaluate(args: argparse.Namespace) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(evaluation.report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     save_pairs(get_pairs_path(args.output), matches)
-    table = build_evaluation_table(evaluation.report, evaluation.reasons)
+    table = build_evaluation_table(evaluation.report, evaluation.reasons, evaluation.caveats)
     args.output.with_suffix(".md").write_text(table, encoding="utf-8")
     plot_path = args.output.with_suffix(".png")
     save_scatter_plot(plot_path, matches.pred_score, matches.mos, evaluation.report, evaluation.fit)

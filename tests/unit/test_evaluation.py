@@ -25,6 +25,7 @@ from open_r1.utils.evaluation import (
 )
 from open_r1.utils.matching import match_names
 from open_r1.utils.predictions import Prediction
+from open_r1.viz.tables import build_evaluation_table
 
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -126,8 +127,12 @@ def test_a_measure_without_a_value_is_null_and_the_reason_is_logged(caplog):
 
 
 def test_few_references_are_pointed_out(caplog):
-    evaluate_matches(build_matches(num_references=3), num_resamples=50)
-    assert "3 reference images only" in caplog.text
+    few = evaluate_matches(build_matches(num_references=3), num_resamples=50)
+    assert few.caveats == ["the intervals rest on 3 reference images only, and are likely too narrow"]
+    assert few.caveats[0] in caplog.text
+    assert few.caveats[0] in build_evaluation_table(few.report, few.reasons, few.caveats)
+    for num_references in (0, 12):
+        assert evaluate_matches(build_matches(num_references=num_references), num_resamples=50).caveats == []
 
 
 def test_paired_differences_are_surer_than_the_two_intervals_suggest():

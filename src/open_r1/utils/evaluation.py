@@ -57,6 +57,7 @@ class Evaluation:
 
     report: dict[str, Any]  # the keys of REPORT_KEYS; None for what has no value
     reasons: dict[str, str]  # metric -> why it has no value
+    caveats: list[str]  # what a reader of the numbers should know
     fit: LogisticFit
 
 
@@ -127,8 +128,7 @@ def match_predictions(predictions: Sequence[Prediction], labels: "Sequence[MosRe
 def evaluate_matches(matches: Matches, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Evaluation:
     """Measures how the matched predictions agree with the MOS, with bootstrap intervals."""
     agreement = compute_agreement(matches.pred_score, matches.mos)
-    if matches.reference is not None and len(set(matches.reference)) < _FEW_REFERENCES:
-        logger.warning("intervals rest on %d reference images only", len(set(matches.reference)))
+    caveats = _find_caveats(matches.reference)
     intervals = compute_ci95(matches.pred_score, matches.mos, matches.reference, num_resamples, seed)
     report = {
         **{name: _round(value) for name, value in agreement.values.items()},
@@ -139,7 +139,16 @@ def evaluate_matches(matches: Matches, num_resamples: int = NUM_RESAMPLES, seed:
     }
     for name, reason in agreement.reasons.items():
         logger.warning("%s has no value: %s", name, reason)
-    return Evaluation(report=report, reasons=agreement.reasons, fit=agreement.fit)
+    return Evaluation(report=report, reasons=agreement.reasons, caveats=caveats, fit=agreement.fit)
+
+
+def _find_caveats(reference: Sequence[str] | None) -> list[str]:
+    num_references = len(set(reference or ()))
+    if not 0 < num_references < _FEW_REFERENCES:
+        return []
+    caveat = f"the intervals rest on {num_references} reference images only, and are likely too narrow"
+    logger.warning(caveat)
+    return [caveat]
 
 
 def _round(value: float | None) -> float | None:
@@ -160,6 +169,7 @@ def compare_matches(
     if None in values:
         return Change(difference=None, ci95=None, n=len(rows))
     reference = None if before.reference is None else [before.reference[i] for i, _ in rows]
+    _find_caveats(reference)
     interval = None
     if reference is None or len(set(reference)) > 1:
         counts = draw_resample_counts(len(rows), reference, num_resamples, seed)

@@ -41,17 +41,20 @@ def format_value(value: float | None, interval: Sequence[float] | None = None, s
     return text if interval is None else f"{text} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
 
 
-def build_evaluation_table(report: Mapping[str, Any], reasons: Mapping[str, str] | None = None) -> str:
-    """One evaluation: a row per metric with its interval, then the counts; `reasons` explain the dashes."""
+def build_evaluation_table(
+    report: Mapping[str, Any], reasons: Mapping[str, str] | None = None, caveats: Sequence[str] = ()
+) -> str:
+    """One evaluation: a row per metric with its interval, the counts, why there are dashes, and caveats."""
     rows = []
     for metric, name in METRIC_NAMES.items():
         interval = report["ci95"][metric]
         bounds = _DASH if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
         rows.append([name, format_value(report[metric]), bounds])
     counts = f"n = {report['n']}, unparsed = {report['n_unparsed']}, missing = {report['n_missing']}\n"
-    notes = "".join(f"- {METRIC_NAMES[metric]} has no value: {reason}\n" for metric, reason in (reasons or {}).items())
+    notes = [f"{METRIC_NAMES[metric]} has no value: {reason}" for metric, reason in (reasons or {}).items()]
+    listed = "".join(f"- {note}\n" for note in (*notes, *caveats))
     table = build_markdown_table(["metric", "value", "95 % interval"], rows)
-    return f"{table}\n{counts}" + (f"\n{notes}" if notes else "")
+    return f"{table}\n{counts}" + (f"\n{listed}" if listed else "")
 
 
 def build_side_by_side_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
