@@ -72,7 +72,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Prints evaluations as one Markdown table, and writes it where --output says."""
-    from open_r1.utils.evaluation import compare_reports, load_evaluation
+    from open_r1.utils.comparison import compare_reports
+    from open_r1.utils.evaluation import load_evaluation
     from open_r1.viz.tables import build_before_after_table, build_side_by_side_table
 
     names = args.names or [path.stem for path in args.compare or args.after]

@@ -11,11 +11,10 @@ import pytest
 
 from open_r1.data.mos import MosRecord
 from open_r1.evaluate import build_parser, check_arguments, main
+from open_r1.utils.comparison import compare_matches, compare_reports
 from open_r1.utils.evaluation import (
     REPORT_KEYS,
     Matches,
-    compare_matches,
-    compare_reports,
     evaluate_matches,
     get_pairs_path,
     load_evaluation,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_r1.utils.evaluation import Change
+from open_r1.utils.comparison import Change
 from open_r1.utils.math import LogisticFit, fit_logistic4
 from open_r1.viz.curves import compute_running_mean, load_metrics, save_training_curves, select_panels
 from open_r1.viz.scatter import save_scatter_plot, spread_stripes

@@ -1,7 +1,7 @@
-"""From predictions and labels to one evaluation: match by file name, measure, write, compare.
+"""From predictions and labels to one evaluation: match by file name, measure, keep.
 
     predictions (utils/predictions.py) + labels (data/mos.py) -> match_predictions -> evaluate_matches -> Evaluation
-    Evaluation.report has exactly the keys of REPORT_KEYS; `save_pairs` keeps the rows behind it, to compare two runs.
+    Evaluation.report has exactly the keys of REPORT_KEYS; `save_pairs` keeps the rows behind it, for comparison.py.
 
 Nothing is filled in, and no label gets lost: n + n_unparsed + n_missing is the number of labels.
 """
@@ -15,13 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from open_r1.utils.bootstrap import (
-    NUM_RESAMPLES,
-    compute_ci95,
-    compute_interval,
-    draw_resample_counts,
-    resample_measures,
-)
+from open_r1.utils.bootstrap import NUM_RESAMPLES, compute_ci95
 from open_r1.utils.matching import match_names
 from open_r1.utils.math import METRICS, LogisticFit, compute_agreement
 from open_r1.utils.predictions import Prediction
@@ -59,15 +53,6 @@ class Evaluation:
     reasons: dict[str, str]  # metric -> why it has no value
     caveats: list[str]  # what a reader of the numbers should know
     fit: LogisticFit
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """One metric before and after, over the images scored in both runs. Example: +0.13 in [0.08, 0.18], n = 512."""
-
-    difference: float | None  # after minus before
-    ci95: list[float] | None  # of the difference; paired, by reference image where there are any
-    n: int
 
 
 def load_test_labels(
@@ -128,7 +113,7 @@ def match_predictions(predictions: Sequence[Prediction], labels: "Sequence[MosRe
 def evaluate_matches(matches: Matches, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Evaluation:
     """Measures how the matched predictions agree with the MOS, with bootstrap intervals."""
     agreement = compute_agreement(matches.pred_score, matches.mos)
-    caveats = _find_caveats(matches.reference)
+    caveats = find_caveats(matches.reference)
     intervals = compute_ci95(matches.pred_score, matches.mos, matches.reference, num_resamples, seed)
     report = {
         **{name: _round(value) for name, value in agreement.values.items()},
@@ -142,7 +127,8 @@ def evaluate_matches(matches: Matches, num_resamples: int = NUM_RESAMPLES, seed:
     return Evaluation(report=report, reasons=agreement.reasons, caveats=caveats, fit=agreement.fit)
 
 
-def _find_caveats(reference: Sequence[str] | None) -> list[str]:
+def find_caveats(reference: Sequence[str] | None) -> list[str]:
+    """What to know about intervals that are resampled by these references (n,); also logged."""
     num_references = len(set(reference or ()))
     if not 0 < num_references < _FEW_REFERENCES:
         return []
@@ -153,29 +139,6 @@ def _find_caveats(reference: Sequence[str] | None) -> list[str]:
 
 def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
-
-
-def compare_matches(
-    before: Matches, after: Matches, metric: str = "srcc", num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> Change:
-    """Change of one metric over the images that both runs scored; resamples are paired, hence narrower intervals."""
-    positions = {image: index for index, image in enumerate(after.image)}
-    rows = [(i, positions[image]) for i, image in enumerate(before.image) if image in positions]
-    mos = [before.mos[i] for i, _ in rows]
-    if any(before.mos[i] != after.mos[j] for i, j in rows):
-        raise ValueError("the two evaluations used different labels for the same images")
-    scores = [before.pred_score[i] for i, _ in rows], [after.pred_score[j] for _, j in rows]
-    values = [compute_agreement(score, mos).values[metric] for score in scores]
-    if None in values:
-        return Change(difference=None, ci95=None, n=len(rows))
-    reference = None if before.reference is None else [before.reference[i] for i, _ in rows]
-    _find_caveats(reference)
-    interval = None
-    if reference is None or len(set(reference)) > 1:
-        counts = draw_resample_counts(len(rows), reference, num_resamples, seed)
-        resampled = [resample_measures(score, mos, counts, [metric])[metric] for score in scores]
-        interval = compute_interval(resampled[1] - resampled[0])
-    return Change(difference=values[1] - values[0], ci95=interval, n=len(rows))
 
 
 def get_pairs_path(report_path: str | Path) -> Path:
@@ -215,25 +178,3 @@ def load_evaluation(report_path: str | Path) -> tuple[dict[str, Any], Matches | 
         num_unparsed=report["n_unparsed"],
         num_missing=report["n_missing"],
     )
-
-
-def compare_reports(
-    before_path: str | Path,
-    after_path: str | Path,
-    metric: str = "srcc",
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-) -> tuple[dict[str, Any], dict[str, Any], Change]:
-    """Reads two evaluations and compares them (see `compare_matches`).
-
-    Where the rows behind either were not kept, the difference is that of the two reports and has no interval.
-
-    Returns:
-        The report before, the report after, and the change.
-    """
-    (before, rows_before), (after, rows_after) = load_evaluation(before_path), load_evaluation(after_path)
-    if rows_before is not None and rows_after is not None:
-        return before, after, compare_matches(rows_before, rows_after, metric, num_resamples, seed)
-    is_defined = before[metric] is not None and after[metric] is not None
-    difference = after[metric] - before[metric] if is_defined else None
-    return before, after, Change(difference=difference, ci95=None, n=min(before["n"], after["n"]))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from open_r1.utils.evaluation import Change
+    from open_r1.utils.comparison import Change
 
 
 METRIC_NAMES = {
