@@ -71,6 +71,11 @@ def test_a_header_of_roles_settles_the_layout_too(tmp_path):
     assert load_labels(path) == load_labels(path, card=load_card("AGIQA-3K")) == expected
 
 
+def test_commas_in_quoted_names_do_not_separate(tmp_path):
+    path = write(tmp_path / "labels.txt", '"a, b.png" 3\n"c, d.png" 4\n')
+    assert load_labels(path) == [rec("a, b.png", 3.0), rec("c, d.png", 4.0)]
+
+
 @pytest.mark.parametrize("columns", ["ref dis", "dis mos mos", "dis mos std var", "dis score", ""])
 def test_impossible_columns_are_refused(tmp_path, columns):
     with pytest.raises(ValueError, match="column"):
