@@ -21,7 +21,7 @@ def ask(text: str, num_images: int) -> list[dict]:
 
 
 def write_iqa_data(folder: Path, num_rows: int, name: str = "train.jsonl") -> tuple[Path, Path]:
-    """Writes labelled images of 56 by 56 pixels in the format of real data sets; returns JSONL file and image folder."""
+    """Writes labelled images of 56 by 56 pixels as real data sets have them; returns JSONL file and image folder."""
     lines = []
     for i in range(num_rows):
         make_image(56, 56, seed=i).save(folder / f"{i}.png")

@@ -36,9 +36,7 @@ def parse_arguments(argv: list[str]) -> "tuple[GRPOScriptArguments, GRPOConfig, 
     return parser.parse_args_and_config(argv)
 
 
-def load_data(
-    script_args: "GRPOScriptArguments", training_args: "GRPOConfig"
-) -> "tuple[Dataset, Dataset | None]":
+def load_data(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> "tuple[Dataset, Dataset | None]":
     """Training rows, and validation rows or None."""
     from open_r1.completions import get_answer_contract
     from open_r1.data.jsonl import load_jsonl_dataset, split_paths, split_train_validation

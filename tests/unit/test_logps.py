@@ -50,9 +50,7 @@ def score_row_by_row(generator: HFGenerator, batch: RolloutBatch, temperature: f
             for name, values in prompt.token_inputs.items()
         }
         generator.model.model.rope_deltas = None
-        output = generator.model(
-            input_ids=full, attention_mask=torch.ones_like(full), **extras, **prompt.media_inputs
-        )
+        output = generator.model(input_ids=full, attention_mask=torch.ones_like(full), **extras, **prompt.media_inputs)
         predicted = (output.logits[0, prompt.num_tokens - 1 : -1] / temperature).log_softmax(dim=-1)
         logps[row, : len(completion)] = predicted.gather(-1, completion[:, None])[:, 0]
         entropies[row, : len(completion)] = -(predicted.exp() * predicted).sum(dim=-1)

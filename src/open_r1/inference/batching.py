@@ -24,8 +24,8 @@ def collate_prompts(
     """Model inputs of N prompts, as two dictionaries.
 
     Returns:
-        The per-token inputs: `input_ids`, `attention_mask` (N, P), `position_ids` (N, P) or (3, N, P) and what else the
-        family has per token; positions of padding are zero. And the media inputs, concatenated in prompt order.
+        The per-token inputs: `input_ids`, `attention_mask` (N, P), `position_ids` (N, P) or (3, N, P), what else
+        the family has per token; positions of padding are zero. And the media inputs, concatenated in prompt order.
     """
     token_names = sorted({name for prompt in prompts for name in prompt.token_inputs})
     media_names = sorted({name for prompt in prompts for name in prompt.media_inputs})

@@ -76,9 +76,7 @@ class HFGenerator:
         self.vlm_module = vlm_module
         self.eos_token_ids = vlm_module.get_eos_token_ids(model, processor)
         self.pad_token_id = processor.tokenizer.pad_token_id
-        self.suppressed_token_ids = sorted(
-            set(vlm_module.get_media_token_ids(model.config)) - set(self.eos_token_ids)
-        )
+        self.suppressed_token_ids = sorted(set(vlm_module.get_media_token_ids(model.config)) - set(self.eos_token_ids))
 
     @classmethod
     def from_pretrained(

@@ -1,8 +1,8 @@
 """Attention over a packed row, registered through transformers' public attention interface.
 
-The function takes the place of `sdpa` in the language model alone. Without a `packed_layout` among its keyword arguments
-(generation, replicated passes) it is `sdpa`. With one, prompts attend causally to themselves, and each completion to its
-prompt and to itself (`packing.py` draws it); what `sdpa` computes in both cases is exact softmax attention.
+The function takes the place of `sdpa` in the language model alone. Without a `packed_layout` among its keyword
+arguments (generation, replicated passes) it is `sdpa`. With one, prompts attend causally to themselves, and each
+completion to its prompt and to itself (`packing.py` draws it), by two calls of torch's exact softmax attention.
 """
 
 import logging
@@ -50,7 +50,7 @@ def packed_attention(
     if packed_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if kwargs.get("dropout"):
-        raise ValueError("Attention dropout is not supported with packed groups: set it to 0, or --logps_mode replicated.")
+        raise ValueError("Packed groups allow no attention dropout: set it to 0, or use --logps_mode replicated.")
     outputs = _attend(query[0], key[0], value[0], packed_layout, kwargs.get("scaling"))
     return outputs[None], None
 

@@ -42,7 +42,7 @@ class RolloutBatch:
 
     def __post_init__(self):
         if self.completion_ids.shape[0] % len(self.prompts):
-            raise ValueError(f"{self.completion_ids.shape[0]} completions do not divide into {len(self.prompts)} groups.")
+            raise ValueError(f"{len(self.completion_ids)} completions do not divide into {len(self.prompts)} groups.")
 
     @property
     def num_generations(self) -> int:

@@ -83,8 +83,8 @@ class GRPOConfig(TrainingArguments):
             raise ValueError("--remove_unused_columns must stay false: reward functions see every column of the data.")
         if self.num_generations < 2:
             raise ValueError(
-                f"num_generations must be at least 2, not {self.num_generations}: advantages compare the completions of "
-                "one prompt."
+                f"num_generations must be at least 2, not {self.num_generations}: advantages compare the completions "
+                "of one prompt."
             )
         if self.per_device_train_batch_size % self.num_generations:
             lower = self.per_device_train_batch_size // self.num_generations * self.num_generations

@@ -255,7 +255,7 @@ class VLMGRPOTrainer(Trainer):
     ) -> torch.Tensor:
         """The GRPO loss of a micro-batch of whole groups."""
         if return_outputs:
-            raise ValueError("The GRPO trainer has no model outputs to return; evaluation does not go through the loss.")
+            raise ValueError("There are no model outputs to return; evaluation does not go through the loss.")
         with self.metrics.timed("loss_forward"):
             scores = self._score_tokens(model, inputs)
             output = compute_grpo_loss(

@@ -47,9 +47,7 @@ def load_policy(model_args: GRPOModelConfig, vlm_module: VLMBaseModule) -> "PreT
     return get_peft_model(model, peft_config)
 
 
-def load_reference(
-    model_args: GRPOModelConfig, vlm_module: VLMBaseModule, beta: float
-) -> "PreTrainedModel | None":
+def load_reference(model_args: GRPOModelConfig, vlm_module: VLMBaseModule, beta: float) -> "PreTrainedModel | None":
     """A frozen copy for the KL term; None where there is no such term, or where the policy without adapters serves."""
     if beta == 0 or model_args.use_peft:
         return None

@@ -61,7 +61,7 @@ def build_layout(prompts: list[EncodedPrompt], completion_mask: torch.Tensor) ->
 
 
 def build_packed_inputs(batch: RolloutBatch) -> dict[str, torch.Tensor | PackedLayout | int]:
-    """Model inputs of a batch as one row: `input_ids` (1, T), `position_ids` (1, T) or (3, 1, T), media, the layout."""
+    """Model inputs as one row: `input_ids` (1, T), `position_ids` (1, T) or (3, 1, T), media and layout."""
     ids, mask = batch.completion_ids, batch.completion_mask
     owners = [prompt for prompt in batch.prompts for _ in range(batch.num_generations)]  # B
     last_ids = torch.stack([prompt.input_ids[-1] for prompt in owners])

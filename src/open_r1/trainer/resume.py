@@ -22,7 +22,7 @@ def find_checkpoint(option: str | None, output_dir: str) -> str | None:
     if choice in ("true", "auto"):
         found = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
         if found is None and choice == "true":
-            raise ValueError(f"--resume_from_checkpoint true: there is no checkpoint in {output_dir}; 'auto' starts anew.")
+            raise ValueError(f"--resume_from_checkpoint true: there is no checkpoint in {output_dir}. Use auto.")
     else:
         found = option
     if found is not None and not (Path(found) / "trainer_state.json").is_file():

@@ -6,13 +6,13 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, is_dataclass
-from datetime import datetime, timezone
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 
-_PACKAGES = ("open_r1", "torch", "torchvision", "transformers", "trl", "accelerate", "peft", "datasets", "numpy", "scipy")
+_PACKAGES = ("open_r1", "torch", "torchvision", "transformers", "trl", "accelerate", "peft", "datasets", "numpy")
 # Settings whose values must not be written down.
 _SECRET_WORDS = ("token", "api_key", "password")
 
@@ -53,7 +53,7 @@ def list_versions() -> dict[str, str | None]:
 
 
 def _to_plain(config: Any) -> dict[str, Any]:
-    values = config.to_dict() if hasattr(config, "to_dict") else asdict(config) if is_dataclass(config) else dict(config)
+    values = config.to_dict() if hasattr(config, "to_dict") else asdict(config)
     return {
         name: "<hidden>" if value is not None and any(word in name for word in _SECRET_WORDS) else value
         for name, value in values.items()
@@ -71,7 +71,7 @@ def write_run_info(output_dir: str, configs: dict[str, Any], data_files: list[st
     import torch
 
     info = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "code": describe_commit(),
         "versions": list_versions(),
