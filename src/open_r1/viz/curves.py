@@ -24,6 +24,7 @@ _PANELS = (
     ("Reward", "", ("reward",)),
     ("Reward parts", "mean", (("rewards/", "/mean"),)),
     ("Spread of rewards in a group", "standard deviation", ("reward_std",)),
+    ("Groups without a signal", "share with equal rewards", ("frac_reward_zero_std",)),
     ("Loss", "", ("loss",)),
     ("KL to the reference", "nats per token", ("kl",)),
     ("Entropy", "nats per token", ("entropy",)),
