@@ -35,8 +35,8 @@ class Distortion:
 
     @property
     def is_visible(self) -> bool:
-        """Whether it can be told from the crop alone, without the original beside it."""
-        return self.apply not in _SUBTLE
+        """Whether it can be told from the texture of the crop alone, without the original beside it."""
+        return self.apply not in _SUBTLE + _LOCAL
 
 
 def distort(image: np.ndarray, distortion: Distortion, level: int, rng: np.random.Generator) -> np.ndarray:
@@ -227,7 +227,12 @@ def contrast(image, amount, rng):
 
 
 # Changes of tone or tint, which without the original might as well be the photograph's own.
-_SUBTLE = (color_quantization, hsv_saturation, brighten, darken, mean_shift, quantization, contrast)
+_SUBTLE = (
+    *(color_diffusion, color_shift, color_quantization, hsv_saturation, lab_saturation),
+    *(brighten, darken, mean_shift, quantization, contrast),
+)
+# Touch a few places of the picture; a tower of two layers averages them away.
+_LOCAL = (impulse_noise, color_blocks)
 
 DISTORTIONS = (
     Distortion(1, "gaussian blur", gaussian_blur, (0.1, 0.5, 1, 2, 5), (4.61, 4.38, 2.91, 1.87, 1.30)),

@@ -29,8 +29,10 @@ python datasets/make_demo.py --output_dir "$DATA" --seed "$SEED"
 say "2/6 a tiny Qwen2.5-VL with random weights"
 python -m open_r1.tiny --output_dir "$OUT/model" --preset demo --seed "$SEED"
 
-say "3/6 cold start: the form of an answer, a weak notion of quality"
-python -m open_r1.sft --config configs/sft/demo.yaml --model_name_or_path "$OUT/model" --seed "$SEED" \
+say "3/6 cold start: a warm vision tower, the form of an answer, a weak notion of quality"
+python -m open_r1.warm_up --model_name_or_path "$OUT/model" --seed "$SEED" \
+    --data_file_paths "$DATA/demo_train.jsonl" --image_folders "$DATA/images" --output_dir "$OUT/warm"
+python -m open_r1.sft --config configs/sft/demo.yaml --model_name_or_path "$OUT/warm" --seed "$SEED" \
     --data_file_paths "$DATA/demo_train.jsonl" --image_folders "$DATA/images" --output_dir "$OUT/sft"
 
 say "4/6 scores before GRPO"
@@ -43,7 +45,11 @@ python -m open_r1.grpo_jsonl --config configs/grpo/demo.yaml --model_name_or_pat
 say "6/6 scores after GRPO"
 evaluate "$OUT/grpo" after
 
+python -m open_r1.viz.curves --run "$OUT/grpo" --output "$OUT/curves.png"
 ways=(greedy one_sample mean_of_8)
 printf '\nSRCC on held-out photographs, before and after GRPO, with 95 %% intervals (the figure that counts is greedy):\n\n'
 python -m open_r1.evaluate --metric srcc --names "${ways[@]}" --output "$OUT/comparison.md" \
     --before "$OUT"/before/{greedy,one_sample,mean_of_8}.json --after "$OUT"/after/{greedy,one_sample,mean_of_8}.json
+
+printf '\nplots:    %s\n' "$OUT/curves.png" "$OUT/before/greedy.png" "$OUT/after/greedy.png"
+printf 'rollouts: %s\nmodel:    %s\ntime:     %d s\n' "$OUT/grpo/rollouts/rank0.jsonl" "$OUT/grpo" "$SECONDS"

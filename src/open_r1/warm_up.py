@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--data_file_paths", required=True, help="the demo's training JSONL")
     parser.add_argument("--image_folders", required=True, help="the folder of its images")
     parser.add_argument("--output_dir", required=True, help="folder to write to")
-    parser.add_argument("--max_steps", type=int, default=150, help="optimiser steps")
+    parser.add_argument("--max_steps", type=int, default=240, help="optimiser steps")
     parser.add_argument("--batch_size", type=int, default=32, help="pictures per step")
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="highest rate for the tower")
     parser.add_argument("--seed", type=int, default=42, help="seed of the order of pictures")

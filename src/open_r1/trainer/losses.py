@@ -21,7 +21,7 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def compute_k3_kl(per_token_logps: torch.Tensor, ref_per_token_logps: torch.Tensor) -> torch.Tensor:
-    """Schulman's k3 estimator of KL(policy || reference) per token, exp(d) - d - 1 with d = ref - policy; never < 0."""
+    """Schulman's k3 estimator of KL(policy || reference) per token, exp(d) - d - 1 with d = ref - policy."""
     difference = ref_per_token_logps - per_token_logps
     return difference.exp() - difference - 1
 
