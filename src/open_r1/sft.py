@@ -8,6 +8,7 @@ The prompt is rendered as in GRPO; what the model learns to write is described i
 the completion alone. The output folder is an ordinary checkpoint, to be given to `grpo_jsonl`.
 """
 
+import contextlib
 import json
 import logging
 import sys
@@ -71,67 +72,81 @@ def parse_arguments(argv: list[str]) -> "tuple[SFTScriptArguments, SFTConfig, GR
 
 
 def load_records(paths: list[str]) -> dict[str, dict]:
-    """The JSONL rows as they stand, by their `source` ("file.jsonl:12")."""
+    """The JSONL rows as they stand, by their `source` ("file.jsonl:12"), as far as they are JSON."""
     records = {}
     for path in paths:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
+                with contextlib.suppress(json.JSONDecodeError):  # the loader has reported these
                     records[f"{path}:{number}"] = json.loads(line)
     return records
 
 
 def load_data(script_args: SFTScriptArguments, seed: int) -> "Dataset":
-    """Rows with `prompt`, `completion` (conversations) and `images` (files, decoded when a batch is made)."""
-    from datasets import Image, Sequence
-
+    """Rows with `prompt`, `completion` (conversations) and `images`, which are opened when a row is read."""
     from open_r1.cold_start import compose_completion
     from open_r1.completions import get_answer_contract
     from open_r1.data.jsonl import load_jsonl_dataset, split_paths
+    from open_r1.data.media import load_image
 
     contract = get_answer_contract(script_args.question_template)
     paths = split_paths(script_args.data_file_paths)
-    records = load_records(paths)
     options = {"dataset_name": script_args.dataset_name, "on_bad_data": script_args.on_bad_data}
     dataset = load_jsonl_dataset(
         paths, split_paths(script_args.image_folders), contract=contract, require_mos=False, **options
     )
+    records = load_records(paths)
 
     def add_completion(row: dict) -> dict:
         noise = {"noise_std": script_args.score_noise_std, "decimals": script_args.score_decimals, "seed": seed}
         text = compose_completion(records[row["source"]], row["mos"], contract, **noise)
         return {"completion": [{"role": "assistant", "content": [{"type": "text", "text": text}]}]}
 
+    def open_images(rows: dict[str, list]) -> dict[str, list]:
+        return {**rows, "images": [[load_image(path) for path in paths] for paths in rows["images"]]}
+
     dataset = dataset.map(add_completion).rename_column("image_path", "images")
-    dataset = dataset.select_columns(["prompt", "completion", "images"])
-    return dataset.cast_column("images", Sequence(Image()))
+    return dataset.select_columns(["prompt", "completion", "images"]).with_transform(open_images)
 
 
 def build_trainer(
     script_args: SFTScriptArguments, training_args: "SFTConfig", model_args: "GRPOModelConfig"
 ) -> "SFTTrainer":
     from transformers import set_seed
+    from transformers.trainer_callback import ProgressCallback
     from trl import SFTTrainer
 
     from open_r1.trainer.loading import load_policy, load_vlm_module
+    from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 
     dataset = load_data(script_args, training_args.seed)
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
-    return SFTTrainer(
+    trainer = SFTTrainer(
         load_policy(model_args, vlm_module),
         training_args,
         train_dataset=dataset,
         processing_class=vlm_module.load_processor(
             model_args.model_name_or_path, script_args.min_pixels, script_args.max_pixels
         ),
+        callbacks=[MetricsFileCallback(), LiveProgressCallback()],
     )
+    trainer.remove_callback(ProgressCallback)
+    return trainer
 
 
 def main(argv: list[str] | None = None) -> None:
     script_args, training_args, model_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    from open_r1.data.jsonl import split_paths
+    from open_r1.trainer.resume import find_checkpoint
+    from open_r1.utils.provenance import write_run_info
+
+    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     trainer = build_trainer(script_args, training_args, model_args)
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if trainer.is_world_process_zero():
+        configs = {"script": script_args, "training": training_args, "model": model_args}
+        write_run_info(training_args.output_dir, configs, split_paths(script_args.data_file_paths))
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(training_args.output_dir)
     trainer.save_state()
 

@@ -142,6 +142,30 @@ def test_lora_trains_adapters_of_the_language_model_and_is_its_own_reference(bui
     assert metrics[2]["kl"] > 1e-6
 
 
+@pytest.mark.parametrize("model_options", [{}, {"use_peft": True, "lora_dropout": 0.0}])
+def test_gradient_checkpointing_changes_no_loss(build, tmp_path, model_options):
+    curves = []
+    for checkpointing in (False, True):
+        trainer = build(
+            model_options=model_options,
+            output_dir=str(tmp_path / str(checkpointing)),
+            gradient_checkpointing=checkpointing,
+        )
+        trainer.train()
+        curves.append([line["loss"] for line in read_metrics(trainer)])
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+
+
+def test_bfloat16_autocast_trains_and_keeps_weights_in_float32(build):
+    trainer = build(bf16=True)
+    before = copy_parameters(trainer)
+    trainer.train()
+    after = copy_parameters(trainer)
+    assert all(parameter.dtype == torch.float32 for parameter in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert read_metrics(trainer)[0]["kl"] == pytest.approx(0.0, abs=1e-3)
+
+
 def test_the_users_lora_targets_are_taken(build):
     trainer = build(model_options={"use_peft": True, "lora_target_modules": ["q_proj", "v_proj"]})
     adapted = {
