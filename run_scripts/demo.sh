@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-SEED="${SEED:-42}"
+SEED="${SEED:-1}"
 OUT="output/demo/seed$SEED"
 DATA="$OUT/data"
 rm -rf "$OUT" && mkdir -p "$OUT"
