@@ -23,7 +23,7 @@ $(STAMP): setup.py requirements.txt
 demo: $(STAMP) ## data, tiny model, cold start, GRPO, before/after table; CPU, minutes (SEED=n for another seed)
 	$(RUN) $(if $(SEED),SEED=$(SEED)) bash run_scripts/demo.sh
 
-test: $(STAMP) ## unit, e2e and golden tests without the slow ones; CPU, minutes
+test: $(STAMP) ## unit and e2e tests without the slow ones; CPU, minutes
 	$(RUN) python -m pytest -q -m "not slow and not gpu"
 
 test-all: $(STAMP) ## every test; those that need a GPU are skipped without one

@@ -1,4 +1,4 @@
-"""Fixtures that several tiers share: a tiny checkpoint, built once, and small data sets of real image files."""
+"""Marks every test by its tier, and holds what several tiers share: a tiny checkpoint, a data set of real images."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,17 @@ from builders import write_iqa_data
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores spin; child processes inherit this
+
+
+TIERS = ("unit", "e2e", "gpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test gets the marker of the folder that it lies in."""
+    for item in items:
+        tier = item.path.relative_to(Path(__file__).parent).parts[0]
+        if tier in TIERS:
+            item.add_marker(tier)
 
 
 @pytest.fixture(scope="session")
