@@ -1,4 +1,4 @@
-"""How long the fidelity reward takes on one core, whole: reading scores out of texts, pairs, and the mean over partners.
+"""How long the fidelity reward takes on one core: reading scores out of texts, pairs, and the mean over partners.
 
     python benchmarks/reward_speed.py
 

@@ -114,15 +114,15 @@ def build_trainer(
 ) -> "SFTTrainer":
     from transformers import set_seed
     from transformers.trainer_callback import ProgressCallback
-    from trl import SFTTrainer
 
+    from open_r1.trainer.cold_start_trainer import ColdStartTrainer
     from open_r1.trainer.loading import load_policy, load_vlm_module
     from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 
     dataset = load_data(script_args, training_args.seed)
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
-    trainer = SFTTrainer(
+    trainer = ColdStartTrainer(
         load_policy(model_args, vlm_module),
         training_args,
         train_dataset=dataset,

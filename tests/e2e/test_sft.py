@@ -98,3 +98,16 @@ def test_the_warm_up_moves_the_vision_tower_and_nothing_else(data, tiny_checkpoi
     after = load_file(tmp_path / "model.safetensors")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all("visual" in name for name in moved)
+
+
+def test_a_cold_start_goes_on_from_a_checkpoint_with_all_its_weights(data, tiny_checkpoint, tmp_path):
+    settings = {"max_steps": "4", "save_strategy": "steps", "save_steps": "2"}
+    assert run_sft(data, tiny_checkpoint, tmp_path / "run", **settings).returncode == 0
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    again = run_sft(data, tiny_checkpoint, tmp_path / "again", resume_from_checkpoint=checkpoint, **settings)
+    assert again.returncode == 0, again.stderr
+    curves = []
+    for folder in ("run", "again"):
+        lines = map(json.loads, (tmp_path / folder / "metrics.jsonl").read_text().splitlines())
+        curves.append([line["loss"] for line in lines if "loss" in line])
+    assert curves[1] == pytest.approx(curves[0][2:], abs=1e-5)

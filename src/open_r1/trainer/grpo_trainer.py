@@ -29,6 +29,7 @@ from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.logps import TokenScores, compute_logps
 from open_r1.trainer.losses import compute_grpo_loss, masked_mean
 from open_r1.trainer.metrics import MetricStore, summarise_lengths, summarise_rewards
+from open_r1.trainer.restore import RestoreMixin
 from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_columns
 from open_r1.trainer.rollout_log import GroupRecord, RolloutLog
 from open_r1.trainer.samplers import RepeatRandomSampler, RoundLoader
@@ -36,7 +37,7 @@ from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 from open_r1.vlm_modules.vlm_module import VLMBaseModule
 
 
-class VLMGRPOTrainer(Trainer):
+class VLMGRPOTrainer(RestoreMixin, Trainer):
     """Group Relative Policy Optimization of a vision-language model.
 
     Args:
@@ -364,24 +365,6 @@ class VLMGRPOTrainer(Trainer):
         if "loss" in logs:
             logs = {**logs, **self.metrics.pop(), "num_tokens": self.num_tokens_seen}
         super().log(logs, start_time)
-
-    # ---- checkpoints ------------------------------------------------------------------------------------------
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """Restores the weights of a checkpoint, all of them or none.
-
-        transformers' own method matches names of the file with names of the model and goes on where they differ; for
-        families whose checkpoints keep older names (Qwen2-VL, Qwen2.5-VL) none match, and training would silently
-        start anew. Adapters have no such names.
-        """
-        if hasattr(self.model, "disable_adapter"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        restored = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(restored.state_dict())
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not estimated: transformers' estimate counts one pass over `input_ids`, which groups do not have."""
