@@ -51,5 +51,6 @@ printf '\nSRCC on held-out photographs, before and after GRPO, with 95 %% interv
 python -m open_r1.evaluate --metric srcc --names "${ways[@]}" --output "$OUT/comparison.md" \
     --before "$OUT"/before/{greedy,one_sample,mean_of_8}.json --after "$OUT"/after/{greedy,one_sample,mean_of_8}.json
 
-printf '\nplots:    %s\n' "$OUT/curves.png" "$OUT/before/greedy.png" "$OUT/after/greedy.png"
+printf '\n'
+printf 'plots:    %s\n' "$OUT/curves.png" "$OUT/before/greedy.png" "$OUT/after/greedy.png"
 printf 'rollouts: %s\nmodel:    %s\ntime:     %d s\n' "$OUT/grpo/rollouts/rank0.jsonl" "$OUT/grpo" "$SECONDS"

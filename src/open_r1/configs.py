@@ -37,7 +37,9 @@ class GRPOScriptArguments:
     )
     task_type: str | None = _doc("Which task `accuracy` and `format` are meant for. Default: by --question_template.")
     question_template: str = _doc(
-        "Instruction that follows the question, and what counts as an answer.", "scoring", choices=["scoring"]
+        "Instruction that follows the question, and what counts as an answer: with or without thinking.",
+        "scoring",
+        choices=["scoring", "scoring_no_think"],
     )
     ranking_reward: str = _doc(
         "Ranking reward: fidelity, or an ablation of the paper.",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
 
 # Which task a question template belongs to, where --task_type does not say.
-_TASK_OF_TEMPLATE = {"scoring": "iqa"}
+_TASK_OF_TEMPLATE = {"scoring": "iqa", "scoring_no_think": "iqa_nothink"}
 
 
 def parse_arguments(argv: list[str]) -> "tuple[GRPOScriptArguments, GRPOConfig, GRPOModelConfig]":
@@ -45,7 +45,7 @@ def load_data(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -
         split_paths(script_args.data_file_paths),
         split_paths(script_args.image_folders),
         contract=get_answer_contract(script_args.question_template),
-        require_mos=script_args.question_template == "scoring",
+        require_mos=script_args.question_template.startswith("scoring"),
         dataset_name=script_args.dataset_name,
         on_bad_data=script_args.on_bad_data,
         verify_images=script_args.verify_images,

@@ -91,9 +91,10 @@ class HFGenerator:
         """Loads a checkpoint for inference. `device="auto"` is CUDA where there is one, else the CPU."""
         from transformers import AutoConfig
 
-        vlm_module = select_vlm_module(AutoConfig.from_pretrained(model_path))
+        config = AutoConfig.from_pretrained(model_path)
+        vlm_module = select_vlm_module(config)
         processor = vlm_module.load_processor(model_path, min_pixels, max_pixels)
-        model_class = vlm_module.get_model_class(AutoConfig.from_pretrained(model_path))
+        model_class = vlm_module.get_model_class(config)
         model = model_class.from_pretrained(model_path, dtype=dtype, attn_implementation=attn_implementation)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,7 +6,8 @@ A reward function has TRL's signature,
 
 with one value per completion, group-major; a completion is `[{"role": "assistant", "content": text}]`; None abstains,
 for an unusable label, never for a bad completion. `columns` holds every column of the data, repeated per completion,
-and `num_generations`, `trainer_state`, `log_metric(name, value)` and `all_gather(values)`. It may be `async`.
+and `num_generations`, `trainer_state`, `process_index`, `log_metric(name, value)` and `all_gather(values)`. It may be
+`async`.
 Keyword-only parameters with defaults are options, which command-line flags of the same name set.
 
 To add one: write it in a file of this package, add a line to REWARD_FUNCS, a test, and a section in docs/rewards.md.
