@@ -117,6 +117,15 @@ def test_going_over_a_round_again_moves_the_ratio_away_from_one(build):
     assert "time/old_logps_s" in metrics[0]
 
 
+def test_data_loader_workers_change_no_loss(build, tmp_path):
+    curves = []
+    for num_workers in (0, 2):
+        trainer = build(output_dir=str(tmp_path / str(num_workers)), dataloader_num_workers=num_workers)
+        trainer.train()
+        curves.append([line["loss"] for line in read_metrics(trainer)])
+    assert curves[0] == curves[1]
+
+
 def test_without_a_kl_term_no_reference_is_loaded(build):
     trainer = build(beta=0.0)
     assert trainer.ref_model is None
