@@ -179,7 +179,7 @@ def test_no_more_logits_exist_at_a_time_than_a_chunk_has_tokens(generator, batch
 def test_the_output_head_is_itself_again_afterwards_even_after_an_error(generator, batch):
     head = generator.model.get_output_embeddings()
     with pytest.raises(RuntimeError, match="on purpose"):
-        with scoring_head(head, batch.completion_ids, batch.completion_mask, 1.0, 4):
+        with scoring_head(head, lambda hidden: hidden[0], batch.completion_ids[0], 1.0, 4):
             raise RuntimeError("on purpose")
     assert "forward" not in head.__dict__
     assert head(torch.zeros(1, head.in_features)).shape == (1, head.out_features)

@@ -61,24 +61,26 @@ def score_chunk(
 
 @contextlib.contextmanager
 def scoring_head(
-    head: torch.nn.Module, targets: torch.Tensor, mask: torch.Tensor, temperature: float, chunk_size: int
+    head: torch.nn.Module,
+    select: Callable[[torch.Tensor], torch.Tensor],
+    targets: torch.Tensor,
+    temperature: float,
+    chunk_size: int,
 ) -> Iterator[None]:
-    """Makes the output head return scores (T, 2) of the T masked positions in place of logits.
+    """Makes the output head return scores (T, 2) in place of logits.
 
     Args:
         head: The model's output embedding (`get_output_embeddings()`).
-        targets: (B, C) completion tokens.
-        mask: (B, C) which of them to score. The head is given the hidden states that predict them: (1, T, H) of a
-            packed row, or (B, C + 1, H) of replicated ones, whose last column predicts nothing.
+        select: Picks out of the hidden states that the head is given those (T, H) that predict a completion token.
+        targets: (T,) these tokens.
+        temperature: As in `score_chunk`.
+        chunk_size: Tokens whose logits exist at the same time.
     """
     replaced = head.__dict__.get("forward")  # an instance's own forward, where another library has set one
     original_forward = head.forward
-    num_targets = int(mask.sum())
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
-        is_packed = hidden.shape[:2] == (1, num_targets)
-        selected = hidden[0] if is_packed else hidden[:, : mask.shape[1]][mask]  # (T, H)
-        chunks = zip(selected.split(chunk_size), targets[mask].split(chunk_size))
+        chunks = zip(select(hidden).split(chunk_size), targets.split(chunk_size), strict=True)
         scores = [
             checkpoint(score_chunk, original_forward, part, tokens, temperature, use_reentrant=False)
             for part, tokens in chunks
@@ -145,12 +147,16 @@ def compute_logps(
     """
     ids, mask = batch.completion_ids, batch.completion_mask
     if packed:
-        inputs = build_packed_inputs(batch)
+        inputs = build_packed_inputs(batch)  # keeps one hidden state per completion token, in the order of the mask
     else:
         # The hidden state before each completion token predicts it: columns P - 1 to P + C - 2, and one to drop.
         inputs = build_replicated_inputs(batch.prompts, ids, mask, pad_token_id)
         inputs["logits_to_keep"] = ids.shape[1] + 1
-    with scoring_head(head, ids, mask, temperature, chunk_size):
+
+    def select(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden[0] if packed else hidden[:, :-1][mask]
+
+    with scoring_head(head, select, ids[mask], temperature, chunk_size):
         scores = model(**inputs, use_cache=False).logits  # (T, 2)
     zeros = torch.zeros(ids.shape, dtype=scores.dtype, device=scores.device)
     return TokenScores(
