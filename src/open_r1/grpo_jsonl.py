@@ -73,7 +73,7 @@ def build_trainer(
     from transformers import set_seed
 
     from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
-    from open_r1.trainer.loading import load_policy, load_reference, load_vlm_module
+    from open_r1.trainer.loading import load_policy, load_processor, load_reference, load_vlm_module
 
     train_dataset, eval_dataset = load_data(script_args, training_args)
     reward_funcs = build_rewards(script_args)
@@ -85,9 +85,7 @@ def build_trainer(
         reward_funcs,
         training_args,
         vlm_module=vlm_module,
-        processing_class=vlm_module.load_processor(
-            model_args.model_name_or_path, script_args.min_pixels, script_args.max_pixels
-        ),
+        processing_class=load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels),
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
     )

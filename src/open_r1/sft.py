@@ -116,7 +116,7 @@ def build_trainer(
     from transformers.trainer_callback import ProgressCallback
 
     from open_r1.trainer.cold_start_trainer import ColdStartTrainer
-    from open_r1.trainer.loading import load_policy, load_vlm_module
+    from open_r1.trainer.loading import load_policy, load_processor, load_vlm_module
     from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 
     dataset = load_data(script_args, training_args.seed)
@@ -126,9 +126,7 @@ def build_trainer(
         load_policy(model_args, vlm_module),
         training_args,
         train_dataset=dataset,
-        processing_class=vlm_module.load_processor(
-            model_args.model_name_or_path, script_args.min_pixels, script_args.max_pixels
-        ),
+        processing_class=load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels),
         callbacks=[MetricsFileCallback(), LiveProgressCallback()],
     )
     trainer.remove_callback(ProgressCallback)

@@ -41,6 +41,9 @@ def test_old_log_probabilities_are_kept_only_where_a_round_outlives_an_optimizer
         ({"num_iterations": 0}, "num_iterations must be at least 1"),
         ({"remove_unused_columns": True}, "remove_unused_columns must stay false"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.1 is refused"),
+        ({"dataloader_drop_last": True}, "filled up from its beginning"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha 5.0 is refused"),
+        ({"train_sampling_strategy": "group_by_length"}, "take random or sequential"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size True is refused"),
     ],
 )

@@ -117,6 +117,12 @@ def test_going_over_a_round_again_moves_the_ratio_away_from_one(build):
     assert "time/old_logps_s" in metrics[0]
 
 
+def test_rows_come_in_the_order_of_the_data_where_that_is_asked_for(build):
+    trainer = build(train_sampling_strategy="sequential")
+    trainer.train()
+    assert [group["row"]["id"] for group in read_rollouts(trainer)] == ["1", "2", "3", "4", "5", "6"]
+
+
 def test_data_loader_workers_change_no_loss(build, tmp_path):
     curves = []
     for num_workers in (0, 2):

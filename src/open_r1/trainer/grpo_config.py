@@ -24,6 +24,8 @@ _REFUSED = {
     "fsdp": "FSDP is not supported yet; start several processes with torchrun for data parallelism.",
     "auto_find_batch_size": "Set per_device_train_batch_size; it must stay a multiple of num_generations.",
     "include_num_input_tokens_seen": "The metric num_tokens counts the tokens of every round.",
+    "dataloader_drop_last": "No row is dropped; the last round of an epoch is filled up from its beginning.",
+    "neftune_noise_alpha": "Noise on the embeddings would separate the loss from the policy that generated.",
     "label_smoothing_factor": "There are no labels to smooth in GRPO.",
     "use_liger_kernel": "The log-probabilities are computed in chunks already.",
     "torch_compile": "Compilation is not supported yet.",
@@ -79,6 +81,8 @@ class GRPOConfig(TrainingArguments):
         for name, remedy in _REFUSED.items():
             if getattr(self, name, None) not in (None, False, "", "no", 0, 0.0, []):
                 raise ValueError(f"--{name} {getattr(self, name)} is refused: {remedy}")
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(f"--train_sampling_strategy {self.train_sampling_strategy}: take random or sequential.")
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns must stay false: reward functions see every column of the data.")
         if self.num_generations < 2:

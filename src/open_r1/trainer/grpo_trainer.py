@@ -66,6 +66,11 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
         eval_dataset: Any = None,
         callbacks: list | None = None,
     ):
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {args.n_gpu} GPUs: start one process per GPU (torchrun --nproc_per_node), or show "
+                "it a single one (CUDA_VISIBLE_DEVICES)."
+            )
         self.vlm_module = vlm_module
         self.reward_funcs = reward_funcs
         self.reward_names = [func.__name__ for func in reward_funcs]
@@ -110,6 +115,7 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             seed=args.seed if args.data_seed is None else args.data_seed,
+            shuffle=args.train_sampling_strategy == "random",
         )
         return RoundLoader(
             self.train_dataset,

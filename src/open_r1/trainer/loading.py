@@ -11,7 +11,7 @@ from open_r1.vlm_modules.vlm_module import VLMBaseModule
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, ProcessorMixin
 
 
 def load_vlm_module(model_args: GRPOModelConfig) -> VLMBaseModule:
@@ -30,6 +30,14 @@ def load_model(model_args: GRPOModelConfig, vlm_module: VLMBaseModule) -> "PreTr
     return model_class.from_pretrained(
         path, revision=revision, dtype=model_args.dtype, attn_implementation=model_args.attn_implementation
     )
+
+
+def load_processor(
+    model_args: GRPOModelConfig, vlm_module: VLMBaseModule, min_pixels: int | None, max_pixels: int | None
+) -> "ProcessorMixin":
+    """The checkpoint's processor, with other pixel bounds where given."""
+    path, revision = model_args.model_name_or_path, model_args.model_revision
+    return vlm_module.load_processor(path, min_pixels, max_pixels, revision=revision)
 
 
 def load_policy(model_args: GRPOModelConfig, vlm_module: VLMBaseModule) -> "PreTrainedModel":

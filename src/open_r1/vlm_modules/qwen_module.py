@@ -28,11 +28,15 @@ class QwenVLModule(VLMBaseModule):
         return classes[config.model_type]
 
     def load_processor(
-        self, model_name_or_path: str, min_pixels: int | None = None, max_pixels: int | None = None
+        self,
+        model_name_or_path: str,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        revision: str = "main",
     ) -> "ProcessorMixin":
         from transformers import AutoProcessor
 
-        processor = AutoProcessor.from_pretrained(model_name_or_path)
+        processor = AutoProcessor.from_pretrained(model_name_or_path, revision=revision)
         size = dict(processor.image_processor.size)
         size["shortest_edge"] = min_pixels if min_pixels is not None else size["shortest_edge"]
         size["longest_edge"] = max_pixels if max_pixels is not None else size["longest_edge"]

@@ -59,7 +59,11 @@ class VLMBaseModule(ABC):
 
     @abstractmethod
     def load_processor(
-        self, model_name_or_path: str, min_pixels: int | None = None, max_pixels: int | None = None
+        self,
+        model_name_or_path: str,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        revision: str = "main",
     ) -> "ProcessorMixin":
         """Loads the processor; pixel bounds (height times width after resizing) override the checkpoint's own."""
 
