@@ -298,6 +298,8 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("There is no validation data: give --val_split_ratio, or turn off --eval_strategy.")
+        if len(dataset) < self.accelerator.num_processes:
+            raise ValueError(f"{len(dataset)} validation rows are too few for {self.accelerator.num_processes} processes.")
         training_metrics, self.metrics = self.metrics, MetricStore()
         texts, rows, token_ids, is_truncated = self._complete_greedily(dataset)
         rewards_per_func = self._score_rewards(rows, texts, token_ids, num_generations=1)
