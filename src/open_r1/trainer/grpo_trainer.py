@@ -298,15 +298,16 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("There is no validation data: give --val_split_ratio, or turn off --eval_strategy.")
-        if len(dataset) < self.accelerator.num_processes:
-            raise ValueError(f"{len(dataset)} validation rows are too few for {self.accelerator.num_processes} processes.")
+        num_processes = self.accelerator.num_processes
+        if len(dataset) < num_processes:
+            raise ValueError(f"{len(dataset)} validation rows are too few for {num_processes} processes.")
         training_metrics, self.metrics = self.metrics, MetricStore()
         texts, rows, token_ids, is_truncated = self._complete_greedily(dataset)
         rewards_per_func = self._score_rewards(rows, texts, token_ids, num_generations=1)
         everywhere = torch.tensor(_all_gather(self.accelerator.num_processes, rewards_per_func.tolist()))
         rewards = combine_rewards(everywhere, self.reward_weights)
-        lengths = torch.tensor(_all_gather(self.accelerator.num_processes, [len(row) for row in token_ids]))
-        truncated = torch.tensor(_all_gather(self.accelerator.num_processes, is_truncated))
+        lengths = torch.tensor(_all_gather(num_processes, [len(row) for row in token_ids]))
+        truncated = torch.tensor(_all_gather(num_processes, is_truncated))
         values = self.metrics.pop()
         values |= summarise_rewards(everywhere, self.reward_names, rewards, num_generations=1)
         values |= summarise_lengths(lengths, truncated)
