@@ -93,18 +93,11 @@ def build_trainer(
 
 def main(argv: list[str] | None = None) -> None:
     script_args, training_args, model_args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    from open_r1.data.jsonl import split_paths
-    from open_r1.trainer.resume import find_checkpoint
-    from open_r1.utils.provenance import write_run_info
+    from open_r1.trainer.run import find_checkpoint, train_and_save
 
     checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     trainer = build_trainer(script_args, training_args, model_args)
-    if trainer.is_world_process_zero():
-        configs = {"script": script_args, "training": training_args, "model": model_args}
-        write_run_info(training_args.output_dir, configs, split_paths(script_args.data_file_paths))
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(training_args.output_dir)
-    trainer.save_state()
+    train_and_save(trainer, checkpoint, script_args, model_args)
 
 
 if __name__ == "__main__":

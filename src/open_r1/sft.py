@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from open_r1.utils.compat import speed_up_help
@@ -22,51 +21,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from open_r1.configs import GRPOModelConfig
-
-
-def _doc(text: str, default=None, **kwargs):
-    return field(default=default, metadata={"help": text, **kwargs})
-
-
-@dataclass
-class SFTScriptArguments:
-    """What to learn from, and how the target text is made."""
-
-    data_file_paths: list[str] = field(
-        default_factory=list, metadata={"help": "JSONL files; several, or one string of them joined with ':'."}
-    )
-    image_folders: list[str] = field(
-        default_factory=list, metadata={"help": "Root folder of each file's images, in the same order and form."}
-    )
-    dataset_name: str | None = _doc("Dataset name of rows that carry none. Default: the name of their file.")
-    on_bad_data: str = _doc(
-        "What to do when rows cannot be used: refuse to start, or leave them out and say how many.",
-        "error",
-        choices=["error", "skip"],
-    )
-    question_template: str = _doc(
-        "Instruction that follows the question.", "scoring", choices=["scoring", "scoring_no_think", "default"]
-    )
-    score_noise_std: float = _doc("Standard deviation of the noise on the scores shown, on the scale of 1 to 5.", 0.0)
-    score_decimals: int = _doc("Decimals of the scores shown.", 2)
-    min_pixels: int | None = _doc("Images are enlarged to at least this many pixels. Default: the checkpoint's.")
-    max_pixels: int | None = _doc("Images are reduced to at most this many pixels. Default: the checkpoint's.")
-
-    def __post_init__(self):
-        if not self.data_file_paths:
-            raise ValueError("--data_file_paths is missing: name at least one JSONL file.")
-        if not self.image_folders:
-            raise ValueError("--image_folders is missing: name the root folder of the images, one per data file.")
-        if self.score_noise_std < 0:
-            raise ValueError(f"--score_noise_std must not be negative, not {self.score_noise_std}.")
+    from open_r1.configs import GRPOModelConfig, SFTScriptArguments
 
 
 def parse_arguments(argv: list[str]) -> "tuple[SFTScriptArguments, SFTConfig, GRPOModelConfig]":
     speed_up_help(argv)
     from trl import SFTConfig, TrlParser
 
-    from open_r1.configs import GRPOModelConfig
+    from open_r1.configs import GRPOModelConfig, SFTScriptArguments
 
     return TrlParser((SFTScriptArguments, SFTConfig, GRPOModelConfig), prog="sft").parse_args_and_config(argv)
 
@@ -82,7 +44,7 @@ def load_records(paths: list[str]) -> dict[str, dict]:
     return records
 
 
-def load_data(script_args: SFTScriptArguments, seed: int) -> "Dataset":
+def load_data(script_args: "SFTScriptArguments", seed: int) -> "Dataset":
     """Rows with `prompt`, `completion` (conversations) and `images`, which are opened when a row is read."""
     from open_r1.cold_start import compose_completion
     from open_r1.completions import get_answer_contract
@@ -91,9 +53,14 @@ def load_data(script_args: SFTScriptArguments, seed: int) -> "Dataset":
 
     contract = get_answer_contract(script_args.question_template)
     paths = split_paths(script_args.data_file_paths)
-    options = {"dataset_name": script_args.dataset_name, "on_bad_data": script_args.on_bad_data}
     dataset = load_jsonl_dataset(
-        paths, split_paths(script_args.image_folders), contract=contract, require_mos=False, **options
+        paths,
+        split_paths(script_args.image_folders),
+        contract=contract,
+        require_mos=False,
+        dataset_name=script_args.dataset_name,
+        on_bad_data=script_args.on_bad_data,
+        verify_images=script_args.verify_images,
     )
     records = load_records(paths)
 
@@ -110,7 +77,7 @@ def load_data(script_args: SFTScriptArguments, seed: int) -> "Dataset":
 
 
 def build_trainer(
-    script_args: SFTScriptArguments, training_args: "SFTConfig", model_args: "GRPOModelConfig"
+    script_args: "SFTScriptArguments", training_args: "SFTConfig", model_args: "GRPOModelConfig"
 ) -> "SFTTrainer":
     from transformers import set_seed
     from transformers.trainer_callback import ProgressCallback
@@ -135,18 +102,11 @@ def build_trainer(
 
 def main(argv: list[str] | None = None) -> None:
     script_args, training_args, model_args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    from open_r1.data.jsonl import split_paths
-    from open_r1.trainer.resume import find_checkpoint
-    from open_r1.utils.provenance import write_run_info
+    from open_r1.trainer.run import find_checkpoint, train_and_save
 
     checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     trainer = build_trainer(script_args, training_args, model_args)
-    if trainer.is_world_process_zero():
-        configs = {"script": script_args, "training": training_args, "model": model_args}
-        write_run_info(training_args.output_dir, configs, split_paths(script_args.data_file_paths))
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(training_args.output_dir)
-    trainer.save_state()
+    train_and_save(trainer, checkpoint, script_args, model_args)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from open_r1.trainer.resume import find_checkpoint
+from open_r1.trainer.run import find_checkpoint
 
 
 def make_checkpoint(folder: Path, step: int, *files: str) -> str:

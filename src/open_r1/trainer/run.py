@@ -1,8 +1,17 @@
-"""Which checkpoint a run goes on from."""
+"""A run from its first to its last step: what it goes on from, what it writes down, what it leaves."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers.trainer_utils import get_last_checkpoint
+
+from open_r1.configs import DataArguments, GRPOModelConfig
+from open_r1.data.jsonl import split_paths
+from open_r1.utils.provenance import write_run_info
+
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 
 def find_checkpoint(option: str | None, output_dir: str) -> str | None:
@@ -33,3 +42,21 @@ def find_checkpoint(option: str | None, output_dir: str) -> str | None:
             "from it. Start a new run with it as --model_name_or_path."
         )
     return found
+
+
+def train_and_save(
+    trainer: "Trainer", checkpoint: str | None, script_args: DataArguments, model_args: GRPOModelConfig
+) -> None:
+    """Writes `run.json`, trains, and saves model, processor and trainer state to the output folder.
+
+    Args:
+        trainer: Ready to train.
+        checkpoint: Folder to go on from, or None.
+        script_args: For `run.json`, as `model_args`.
+    """
+    if trainer.is_world_process_zero():
+        configs = {"script": script_args, "training": trainer.args, "model": model_args}
+        write_run_info(trainer.args.output_dir, configs, split_paths(script_args.data_file_paths))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(trainer.args.output_dir)
+    trainer.save_state()
