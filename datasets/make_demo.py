@@ -10,9 +10,10 @@ The splits are made by source photograph, fixed below: no test crop comes from a
 cut from. Labels are the mean DMOS of the (type, level) over all pictures of the real KADID-10k, so they are honest but
 coarse: they explain 89 % of the variance of KADID-10k's own labels. See `demo_distortions.py`.
 
-Photographs: scikit-image's astronaut (NASA, public domain), rocket (SpaceX, public domain), chelsea, coffee, camera,
-brick, grass and gravel (CC0), coins (Brooklyn Museum, no known restrictions), motorcycle (Middlebury stereo data 2014,
-published for research); scikit-learn's china and flower (CC-BY 2.0); matplotlib's grace_hopper (public domain).
+Photographs: scikit-image's astronaut (NASA, public domain), rocket (SpaceX, public domain), hubble_deep_field (NASA
+and ESA, public domain), chelsea, coffee, camera, brick, grass, gravel, retina and ihc (CC0), moon and coins (no known
+restrictions), motorcycle (Middlebury stereo data 2014, published for research); scikit-learn's china and flower
+(CC-BY 2.0); matplotlib's grace_hopper (public domain).
 """
 
 import argparse

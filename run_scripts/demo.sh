@@ -31,7 +31,7 @@ python datasets/make_demo.py --output_dir "$DATA" --seed "$SEED"
 say "2/6 a tiny Qwen2.5-VL with random weights"
 python -m open_r1.tiny --output_dir "$OUT/model" --preset demo --seed "$SEED"
 
-say "3/6 cold start: a warm vision tower and the form of an answer, no notion of quality"
+say "3/6 cold start: a tower that sees distortions, and the form of an answer without usable scores"
 python -m open_r1.warm_up --model_name_or_path "$OUT/model" --seed "$SEED" \
     --data_file_paths "$DATA/demo_train.jsonl" --image_folders "$DATA/images" --output_dir "$OUT/warm"
 python -m open_r1.sft --config configs/sft/demo.yaml --model_name_or_path "$OUT/warm" --seed "$SEED" \

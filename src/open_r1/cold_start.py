@@ -39,7 +39,8 @@ def compose_completion(
 ) -> str:
     """The text that the model is to write for a JSONL `record` with a gold `score`.
 
-    The noise depends on `seed` and the record's id alone, so the same row gets the same text on every device.
+    The noise depends on `seed` and the record's id alone (its image, where it has none), so the same row gets the same
+    text on every device.
 
     Raises:
         ValueError: the record has neither `completion`, `think` nor `distortion`, or no score where one is needed.
@@ -51,6 +52,7 @@ def compose_completion(
         raise ValueError(f"row {record.get('id')}: needs a `completion`, a `think` or a `distortion` to learn from.")
     if score is None:
         raise ValueError(f"row {record.get('id')}: has no score.")
-    row_key = int.from_bytes(str(record.get("id")).encode()[-8:], "little")
+    name = record["id"] if record.get("id") is not None else record.get("image")
+    row_key = int.from_bytes(str(name).encode(), "little")
     blurred = blur_score(score, noise_std, np.random.default_rng([seed, row_key]))
     return contract.compose(think=think or "", answer=f"{blurred:.{decimals}f}")

@@ -100,10 +100,14 @@ class GRPOModelConfig(ModelConfig):
     torch_dtype: str | None = _doc(
         "The older spelling of --dtype.", choices=["auto", "bfloat16", "float16", "float32"]
     )
+    lora_dropout: float = _doc("LoRA dropout; above 0 the loss is not that of the policy that generated.", 0.0)
     freeze_vision_modules: bool = _doc("Train the language model alone; vision tower and projector stay.", False)
 
     def __post_init__(self):
         super().__post_init__()
+        # TRL unpacks a list of one name, and peft takes a single name for a regular expression.
+        if isinstance(self.lora_target_modules, str) and self.lora_target_modules != "all-linear":
+            self.lora_target_modules = [self.lora_target_modules]
         if self.model_name_or_path is None:
             raise ValueError("--model_name_or_path is missing: name a checkpoint folder or a model of the hub.")
         if self.torch_dtype is not None:

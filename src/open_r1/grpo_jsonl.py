@@ -2,6 +2,7 @@
 
     python -m open_r1.grpo_jsonl --config configs/grpo/demo.yaml
     torchrun --nproc_per_node 8 -m open_r1.grpo_jsonl --model_name_or_path Qwen/Qwen2.5-VL-7B-Instruct \
+        --dtype bfloat16 --bf16 --use_peft --gradient_checkpointing \
         --data_file_paths train.jsonl --image_folders images --output_dir output/run
 
 `--help` lists every option; those of transformers' `TrainingArguments` are all there.
@@ -75,8 +76,8 @@ def build_trainer(
     from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
     from open_r1.trainer.loading import load_policy, load_processor, load_reference, load_vlm_module
 
-    train_dataset, eval_dataset = load_data(script_args, training_args)
     reward_funcs = build_rewards(script_args)
+    train_dataset, eval_dataset = load_data(script_args, training_args)
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
     return VLMGRPOTrainer(
@@ -104,5 +105,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -39,7 +39,7 @@ def load_records(paths: list[str]) -> dict[str, dict]:
     for path in paths:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                with contextlib.suppress(json.JSONDecodeError):  # the loader has reported these
+                with contextlib.suppress(ValueError):  # the loader has reported these
                     records[f"{path}:{number}"] = json.loads(line)
     return records
 
@@ -113,5 +113,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

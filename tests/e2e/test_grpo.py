@@ -113,16 +113,23 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(trained, ti
 
 def test_two_processes_work_on_different_prompts_and_agree_on_the_metrics(tiny_checkpoint, iqa_data, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = build_arguments(tiny_checkpoint, iqa_data, tmp_path / "ddp", reward_funcs="accuracy format")
+    arguments = build_arguments(tiny_checkpoint, iqa_data, tmp_path / "ddp")
     result = run([*launcher, "-m", "open_r1.grpo_jsonl", *arguments])
     assert result.returncode == 0, result.stderr[-3000:]
-    rows = []
+    ranks = []
     for rank in (0, 1):
         lines = (tmp_path / "ddp" / "rollouts" / f"rank{rank}.jsonl").read_text().splitlines()
-        rows.append([json.loads(line)["row"]["id"] for line in lines])
-    assert len(rows[0]) == len(rows[1]) == 6
-    assert not set(rows[0][:2]) & set(rows[1][:2])
-    assert len(read_metrics(tmp_path / "ddp")) == 3
+        ranks.append([json.loads(line) for line in lines])
+    assert len(ranks[0]) == len(ranks[1]) == 6
+    first_round = [group["row"]["id"] for groups in ranks for group in groups[:2]]
+    assert len(set(first_round)) == 4
+    for group in ranks[0] + ranks[1]:  # each rank got the advantages of its own groups
+        rewards = torch.tensor(group["rewards"]["letters_reward"])
+        expected = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+        assert group["advantages"] == pytest.approx(expected.tolist(), abs=1e-4)
+    metrics = read_metrics(tmp_path / "ddp")
+    everywhere = [reward for groups in ranks for group in groups[:2] for reward in group["rewards"]["letters_reward"]]
+    assert metrics[0]["rewards/letters_reward/mean"] == pytest.approx(sum(everywhere) / len(everywhere))
 
 
 def test_torchrun_by_path_from_a_yaml_file_works_too(tiny_checkpoint, iqa_data, tmp_path):

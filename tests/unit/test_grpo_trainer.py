@@ -1,6 +1,7 @@
 """The trainer in this process: what a round does, what is trained, what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from open_r1.completions import get_answer_contract
 from open_r1.configs import GRPOModelConfig
 from open_r1.data.jsonl import load_jsonl_dataset
+from open_r1.inference.generator import SamplingSettings
+from open_r1.inference.hf_generator import HFGenerator
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
 from open_r1.trainer.loading import load_policy, load_reference, load_vlm_module
@@ -139,10 +142,12 @@ def test_without_a_kl_term_no_reference_is_loaded(build):
     assert "kl" not in read_metrics(trainer)[0]
 
 
-def test_a_kl_term_without_a_reference_is_refused(build, monkeypatch):
-    monkeypatch.setitem(globals(), "load_reference", lambda *arguments: None)
+def test_a_kl_term_without_a_reference_is_refused(build):
+    trainer = build(beta=0.0)
+    settings = {"vlm_module": trainer.vlm_module, "processing_class": trainer.processing_class}
+    args = replace(trainer.args, beta=0.1)
     with pytest.raises(ValueError, match="a reference model is needed"):
-        build(beta=0.1)
+        VLMGRPOTrainer(trainer.model, None, [letters_reward], args, train_dataset=trainer.train_dataset, **settings)
 
 
 def test_lora_trains_adapters_of_the_language_model_and_is_its_own_reference(build):
@@ -187,6 +192,29 @@ def test_the_users_lora_targets_are_taken(build):
         name.split(".lora_")[0].rsplit(".", 1)[1] for name, _ in trainer.model.named_parameters() if "lora_" in name
     }
     assert adapted == {"q_proj", "v_proj"}
+
+
+def test_a_single_lora_target_works(build):
+    trainer = build(model_options={"use_peft": True, "lora_target_modules": ["down_proj"]})
+    assert any("down_proj.lora_" in name for name, _ in trainer.model.named_parameters())
+
+
+def test_a_frozen_vision_tower_has_no_trainable_adapters_either(build):
+    options = {"use_peft": True, "lora_target_modules": ["all-linear"], "freeze_vision_modules": True}
+    trainer = build(model_options=options)
+    trainable = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
+    assert trainable and not any(".visual." in name for name in trainable)
+
+
+def test_adapters_can_be_scored_with_as_they_were_saved(build, tmp_path):
+    trainer = build(model_options={"use_peft": True}, learning_rate=1e-2)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "adapters"))
+    generator = HFGenerator.from_pretrained(str(tmp_path / "adapters"), device="cpu")
+    prompt = trainer.data_collator([trainer.train_dataset[0]])[0].prompt
+    greedy = SamplingSettings(max_new_tokens=8, temperature=0.0)
+    expected = trainer.generator.generate([prompt], 1, greedy)
+    assert generator.generate([prompt], 1, greedy) == expected
 
 
 def test_a_frozen_vision_tower_stays_as_it_was(build):

@@ -24,6 +24,16 @@ def test_run_information_has_data_hashes_versions_and_settings_but_no_token(tmp_
     assert "my-secret" not in path.read_text()
 
 
+def test_secrets_on_the_command_line_are_hidden_and_nothing_else_is(tmp_path, monkeypatch):
+    words = ["grpo_jsonl", "--hub_token", "hf_1", "--hub-token=hf_2", "--average_tokens_across_devices", "true"]
+    monkeypatch.setattr(sys, "argv", words)
+    args = GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    info = json.loads(write_run_info(str(tmp_path / "run"), {"training": args}, []).read_text())
+    hidden = ["--hub_token", "<hidden>", "--hub-token=<hidden>"]
+    assert info["command"] == ["grpo_jsonl", *hidden, "--average_tokens_across_devices", "true"]
+    assert info["config"]["training"]["average_tokens_across_devices"] is True
+
+
 def test_the_hash_of_a_file_is_its_sha256(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x" * 3_000_000)

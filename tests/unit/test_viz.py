@@ -152,8 +152,8 @@ def test_steps_that_a_resumed_run_repeats_replace_the_earlier_ones(tmp_path):
 
 def test_several_log_lines_of_one_step_are_put_together(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    write_metrics(path, [{"step": 5, "reward": 1.0}, {"step": 5, "eval/demo/test/srcc": 0.4}])
-    assert load_metrics(path) == {"reward": ([5], [1.0]), "eval/demo/test/srcc": ([5], [0.4])}
+    write_metrics(path, [{"step": 5, "reward": 1.0}, {"step": 5, "eval_reward": 0.4}])
+    assert load_metrics(path) == {"reward": ([5], [1.0]), "eval_reward": ([5], [0.4])}
 
 
 def test_a_run_without_known_metrics_is_refused(tmp_path):

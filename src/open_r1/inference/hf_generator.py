@@ -10,6 +10,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,6 +62,15 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
+def _find_base_model(model_path: str) -> str:
+    """The model that a folder of adapters belongs to; any other path is a model itself."""
+    if not (Path(model_path) / "adapter_config.json").is_file():
+        return model_path
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(model_path).base_model_name_or_path
+
+
 class HFGenerator:
     """Generates with the model that is being trained or scored, in this process.
 
@@ -88,14 +98,22 @@ class HFGenerator:
         min_pixels: int | None = None,
         max_pixels: int | None = None,
     ) -> "HFGenerator":
-        """Loads a checkpoint for inference. `device="auto"` is CUDA where there is one, else the CPU."""
+        """Loads a checkpoint for inference; a folder of adapters is merged into the model that it names.
+
+        `device="auto"` is CUDA where there is one, else the CPU.
+        """
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(model_path)
+        base_path = _find_base_model(model_path)
+        config = AutoConfig.from_pretrained(base_path)
         vlm_module = select_vlm_module(config)
         processor = vlm_module.load_processor(model_path, min_pixels, max_pixels)
         model_class = vlm_module.get_model_class(config)
-        model = model_class.from_pretrained(model_path, dtype=dtype, attn_implementation=attn_implementation)
+        model = model_class.from_pretrained(base_path, dtype=dtype, attn_implementation=attn_implementation)
+        if base_path != model_path:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, model_path).merge_and_unload()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device).eval(), processor, vlm_module)

@@ -27,7 +27,10 @@ class GroupCollator:
 
     def _encode(self, row: dict[str, Any]) -> PromptGroup:
         images = [load_image(path) for path in row["image_path"]]
-        prompt = self.vlm_module.encode_prompt(self.processor, row["prompt"], images)
+        try:
+            prompt = self.vlm_module.encode_prompt(self.processor, row["prompt"], images)
+        except ValueError as error:
+            raise ValueError(f"{row.get('source', 'row')}: {row['image_path']} cannot be encoded: {error}") from error
         if self.max_prompt_length is not None and prompt.num_tokens > self.max_prompt_length:
             raise ValueError(
                 f"{row.get('source', 'row')}: the prompt has {prompt.num_tokens} tokens, more than max_prompt_length "

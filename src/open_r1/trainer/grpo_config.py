@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from open_r1.inference.generator import SamplingSettings
+
 
 def _doc(text: str, default=None, **kwargs):
     return field(default=default, metadata={"help": text, **kwargs})
@@ -26,6 +28,10 @@ _REFUSED = {
     "include_num_input_tokens_seen": "The metric num_tokens counts the tokens of every round.",
     "dataloader_drop_last": "No row is dropped; the last round of an epoch is filled up from its beginning.",
     "neftune_noise_alpha": "Noise on the embeddings would separate the loss from the policy that generated.",
+    "eval_accumulation_steps": "Evaluation keeps texts and rewards only.",
+    "prediction_loss_only": "Evaluation reports rewards, not a loss.",
+    "batch_eval_metrics": "Rewards of the validation rows are computed over all of them at once.",
+    "label_names": "There are no labels in GRPO; rewards read the columns of the data.",
     "label_smoothing_factor": "There are no labels to smooth in GRPO.",
     "use_liger_kernel": "The log-probabilities are computed in chunks already.",
     "torch_compile": "Compilation is not supported yet.",
@@ -100,10 +106,25 @@ class GRPOConfig(TrainingArguments):
         for name in ("steps_per_generation", "num_iterations", "max_completion_length", "logps_chunk_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"temperature must be positive when training, not {self.temperature}.")
-        if self.beta < 0:
-            raise ValueError(f"beta must not be negative, not {self.beta}.")
+        for name in ("beta", "epsilon", "epsilon_high"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
+        if self.max_prompt_length is not None and self.max_prompt_length < 1:
+            raise ValueError(f"max_prompt_length must be at least 1, not {self.max_prompt_length}.")
+        self.build_sampling()  # refuses what is out of range
+
+    def build_sampling(self) -> SamplingSettings:
+        """How completions are drawn in training."""
+        return SamplingSettings(
+            max_new_tokens=self.max_completion_length,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+        )
 
     @property
     def groups_per_step(self) -> int:

@@ -154,16 +154,8 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
         args = self.args
         device = self.accelerator.device
         prompts = [self.vlm_module.with_positions(self.model, group.prompt).to(device) for group in groups]
-        sampling = SamplingSettings(
-            max_new_tokens=args.max_completion_length,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            top_k=args.top_k,
-            min_p=args.min_p,
-            repetition_penalty=args.repetition_penalty,
-        )
         with self.metrics.timed("generate"):
-            completions = self.generator.generate(prompts, args.num_generations, sampling)
+            completions = self.generator.generate(prompts, args.num_generations, args.build_sampling())
         texts = self.generator.decode(completions.token_ids)
         with self.metrics.timed("reward"):
             rows = [group.row for group in groups]

@@ -50,9 +50,12 @@ def load_policy(model_args: GRPOModelConfig, vlm_module: VLMBaseModule) -> "PreT
         return model
     from peft import get_peft_model
 
-    if peft_config.target_modules is None:
+    if peft_config.target_modules is None and peft_config.target_parameters is None:
         peft_config.target_modules = find_language_linears(model, vlm_module)
-    return get_peft_model(model, peft_config)
+    model = get_peft_model(model, peft_config)
+    if model_args.freeze_vision_modules:
+        freeze_vision(model, vlm_module)  # adapters of the tower, where the targets reach it
+    return model
 
 
 def load_reference(model_args: GRPOModelConfig, vlm_module: VLMBaseModule, beta: float) -> "PreTrainedModel | None":

@@ -57,7 +57,7 @@ class RolloutLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         names = list(dict.fromkeys(name for record in records for name in record.rewards))
         for name in names:
-            is_format = name.startswith("format")
+            is_format = "format" in name
             target = path.with_name(f"{path.stem}_format{path.suffix}") if is_format else path
             with target.open("a", encoding="utf-8") as file:
                 for record in records:

@@ -14,7 +14,7 @@ from typing import Any
 
 _PACKAGES = ("open_r1", "torch", "torchvision", "transformers", "trl", "accelerate", "peft", "datasets", "numpy")
 # Settings whose values must not be written down.
-_SECRET_WORDS = ("token", "api_key", "password")
+_SECRET_ENDINGS = ("_token", "api_key", "password")
 
 
 def hash_file(path: str | Path) -> str:
@@ -55,9 +55,22 @@ def list_versions() -> dict[str, str | None]:
 def _to_plain(config: Any) -> dict[str, Any]:
     values = config.to_dict() if hasattr(config, "to_dict") else asdict(config)
     return {
-        name: "<hidden>" if value is not None and any(word in name for word in _SECRET_WORDS) else value
+        name: "<hidden>" if value is not None and name.endswith(_SECRET_ENDINGS) else value
         for name, value in values.items()
     }
+
+
+def _hide_secrets(words: list[str]) -> list[str]:
+    """A command line without the values of options such as `--hub_token X` and `--hub_token=X`."""
+    hidden = list(words)
+    for i, word in enumerate(words):
+        option, has_value, _ = word.partition("=")
+        if option.startswith("--") and option.replace("-", "_").endswith(_SECRET_ENDINGS):
+            if has_value:
+                hidden[i] = f"{option}=<hidden>"
+            elif i + 1 < len(words):
+                hidden[i + 1] = "<hidden>"
+    return hidden
 
 
 def write_run_info(output_dir: str, configs: dict[str, Any], data_files: list[str]) -> Path:
@@ -72,7 +85,7 @@ def write_run_info(output_dir: str, configs: dict[str, Any], data_files: list[st
 
     info = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": _hide_secrets(sys.argv),
         "code": describe_commit(),
         "versions": list_versions(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [platform.processor()],

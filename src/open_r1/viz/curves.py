@@ -30,7 +30,7 @@ _PANELS = (
     ("Entropy", "nats per token", ("entropy",)),
     ("Completion length", "tokens", ("completions/mean_length",)),
     ("Time of each stage", "seconds", (("time/", "_s"),)),
-    ("Held-out measures", "", (("eval/", ""),)),
+    ("Held-out measures", "", (("eval_", ""),)),
 )
 _MAX_COLUMNS = 3
 
