@@ -7,8 +7,8 @@
 A checkpoint that people use has a trained vision tower; the demo's has random weights, and a tower is learnt far more
 slowly through a language model than directly. So, before the cold start, the mean of each picture's visual tokens is
 asked, through one linear layer that is then thrown away, which distortion it shows and at what level (1 to 5). No
-score is shown, but levels go with quality (SRCC .88 with the label over all distortions), so the features come to hold it in
-some form. The language model is not touched. Real checkpoints have no use for this.
+score is shown, but levels go with quality (SRCC .88 with the label over all distortions), so the features come to hold
+it in some form. The language model is not touched. Real checkpoints have no use for this.
 """
 
 import argparse
