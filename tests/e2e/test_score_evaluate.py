@@ -53,7 +53,7 @@ def teach_brightness(folder: Path, num_steps: int = 120) -> None:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory) -> Path:
+def workdir(tmp_path_factory) -> Path:
     """A folder with `model`, `images/*.png`, a broken image and `labels.txt` (reference, image, MOS)."""
     folder = tmp_path_factory.mktemp("score")
     threads = torch.get_num_threads()
@@ -73,9 +73,9 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
-def score(workplace: Path, output: str, *extra: str) -> subprocess.CompletedProcess:
+def score(workdir: Path, output: str, *extra: str) -> subprocess.CompletedProcess:
     command = ["open_r1.score", "--model", "model", "--images", "images", "--output", output, "--batch_size", "4"]
-    return run_command(*command, "--max_new_tokens", "24", *extra, cwd=workplace)
+    return run_command(*command, "--max_new_tokens", "24", *extra, cwd=workdir)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -84,12 +84,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def greedy(workplace) -> Path:
-    result = score(workplace, "greedy.csv")
+def greedy(workdir) -> Path:
+    result = score(workdir, "greedy.csv")
     assert result.returncode == 3, result.stderr  # one image is broken
     assert "10 scored, 0 unparsed, 1 unreadable -> greedy.csv" in result.stderr
     assert "image" in result.stderr and "11/11" in result.stderr  # the progress bar
-    return workplace / "greedy.csv"
+    return workdir / "greedy.csv"
 
 
 def test_every_image_has_a_row_with_its_score_or_the_reason_why_not(greedy):
@@ -104,65 +104,65 @@ def test_every_image_has_a_row_with_its_score_or_the_reason_why_not(greedy):
     assert rows["broken.png"]["error"]
 
 
-def test_a_truncated_output_is_completed_to_the_same_file(workplace, greedy):
+def test_a_truncated_output_is_completed_to_the_same_file(workdir, greedy):
     content = greedy.read_bytes()
-    torn = workplace / "torn.csv"
+    torn = workdir / "torn.csv"
     torn.write_bytes(content[: len(content) // 2])
     torn.with_name("torn.csv.meta.json").write_bytes(greedy.with_name("greedy.csv.meta.json").read_bytes())
-    result = score(workplace, "torn.csv")
+    result = score(workdir, "torn.csv")
     assert result.returncode == 3, result.stderr
     assert "going on from there" in result.stderr
     assert torn.read_bytes() == content
-    result = score(workplace, "torn.csv", "--no-thinking")
+    result = score(workdir, "torn.csv", "--no-thinking")
     assert result.returncode == 1
     assert "thinking: True then, False now" in result.stderr
     assert torn.read_bytes() == content
 
 
-def test_samples_have_mean_and_spread_and_do_not_depend_on_interruptions(workplace):
+def test_samples_have_mean_and_spread_and_do_not_depend_on_interruptions(workdir):
     extra = ["--num_samples", "4", "--temperature", "1.2"]
-    assert score(workplace, "samples.jsonl", *extra).returncode == 3
-    whole = (workplace / "samples.jsonl").read_bytes()
+    assert score(workdir, "samples.jsonl", *extra).returncode == 3
+    whole = (workdir / "samples.jsonl").read_bytes()
     rows = [json.loads(line) for line in whole.splitlines()]
     assert all(len(row["text"]) == 4 for row in rows if not row["error"])
     spread = [row["score_std"] for row in rows if row["num_parsed"] and row["num_parsed"] > 1]
     assert spread and max(spread) > 0
     assert any(row["num_parsed"] not in (None, 4) for row in rows)  # hot enough to garble some answers
     kept = b"".join(whole.splitlines(keepends=True)[:5])
-    (workplace / "samples.jsonl").write_bytes(kept + b'{"path": "images/')
-    assert score(workplace, "samples.jsonl", *extra).returncode == 3
-    assert (workplace / "samples.jsonl").read_bytes() == whole
-    assert score(workplace, "other.jsonl", *extra, "--seed", "1").returncode == 3
-    assert (workplace / "other.jsonl").read_bytes() != whole
+    (workdir / "samples.jsonl").write_bytes(kept + b'{"path": "images/')
+    assert score(workdir, "samples.jsonl", *extra).returncode == 3
+    assert (workdir / "samples.jsonl").read_bytes() == whole
+    assert score(workdir, "other.jsonl", *extra, "--seed", "1").returncode == 3
+    assert (workdir / "other.jsonl").read_bytes() != whole
 
 
-def test_scores_are_evaluated_against_labels_by_file_name(workplace, greedy):
+def test_scores_are_evaluated_against_labels_by_file_name(workdir, greedy):
     files = ["--predictions", greedy.name, "--labels", "labels.txt", "--output", "eval.json"]
-    result = run_command("open_r1.evaluate", *files, cwd=workplace)
+    result = run_command("open_r1.evaluate", *files, cwd=workdir)
     assert result.returncode == 0, result.stderr
-    report = json.loads((workplace / "eval.json").read_text())
+    report = json.loads((workdir / "eval.json").read_text())
     assert set(report) == {"srcc", "krcc", "plcc", "plcc_fitted", "rmse", "n", "n_unparsed", "n_missing", "ci95"}
     assert (report["n"], report["n_unparsed"], report["n_missing"]) == (10, 0, 2)
     assert report["srcc"] > 0.9
     assert report["rmse"] < 15  # on the labels' scale of 0 to 100
     assert report["ci95"]["srcc"][0] <= report["srcc"] <= report["ci95"]["srcc"][1]
-    assert "| SRCC" in (workplace / "eval.md").read_text()
-    assert (workplace / "eval.png").stat().st_size > 5000
+    assert "| SRCC" in (workdir / "eval.md").read_text()
+    assert (workdir / "eval.png").stat().st_size > 5000
 
 
-def test_the_prompt_is_the_one_of_training(workplace):
+def test_the_prompt_is_the_one_of_training(workdir):
     row = {
         "id": 1,
         "image": ["0.png"],
         "conversations": [{"from": "human", "value": IQA_QUESTION}, {"from": "gpt", "value": 3.0}],
     }
-    (workplace / "train.jsonl").write_text(json.dumps(row) + "\n")
+    (workdir / "train.jsonl").write_text(json.dumps(row) + "\n")
     arguments = ["--model", "model", "--images", "images", "--output", "unused.csv"]
-    generator = HFGenerator.from_pretrained(str(workplace / "model"), device="cpu")
-    images = [Image.open(workplace / "images" / "0.png")]
+    generator = HFGenerator.from_pretrained(str(workdir / "model"), device="cpu")
+    images = [Image.open(workdir / "images" / "0.png")]
     for template, flag in (("scoring", "--thinking"), ("scoring_no_think", "--no-thinking")):
         contract = get_answer_contract(template)
-        files = [str(workplace / "train.jsonl")], [str(workplace / "images")]
+        files = [str(workdir / "train.jsonl")], [str(workdir / "images")]
         trained = load_jsonl_dataset(*files, contract=contract, require_mos=True)[0]["prompt"]
         scored = Scorer(generator, parse_arguments([*arguments, flag])).messages
         assert torch.equal(generator.encode(trained, images).input_ids, generator.encode(scored, images).input_ids)
