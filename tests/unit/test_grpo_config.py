@@ -41,6 +41,10 @@ def test_old_log_probabilities_are_kept_only_where_a_round_outlives_an_optimizer
         ({"num_iterations": 0}, "num_iterations must be at least 1"),
         ({"remove_unused_columns": True}, "remove_unused_columns must stay false"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor 0.1 is refused"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"},
+            "evaluation has no loss",
+        ),
         ({"top_p": 0.0}, "top_p must be in"),
         ({"top_k": -1}, "top_k must not be negative"),
         ({"temperature": float("nan")}, "temperature must be positive"),

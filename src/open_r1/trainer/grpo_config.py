@@ -89,6 +89,8 @@ class GRPOConfig(TrainingArguments):
                 raise ValueError(f"--{name} {getattr(self, name)} is refused: {remedy}")
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(f"--train_sampling_strategy {self.train_sampling_strategy}: take random or sequential.")
+        if self.load_best_model_at_end and self.metric_for_best_model == "loss":
+            raise ValueError("--load_best_model_at_end: evaluation has no loss; add --metric_for_best_model reward.")
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns must stay false: reward functions see every column of the data.")
         if self.num_generations < 2:
