@@ -8,7 +8,7 @@ from open_r1.inference.generator import SamplingSettings
 from open_r1.inference.hf_generator import HFGenerator
 from open_r1.trainer.attention import enable_packing
 from open_r1.trainer.batch import RolloutBatch, pad_completions
-from open_r1.trainer.logps import compute_logps
+from open_r1.trainer.logps import LogpsScorer
 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -27,8 +27,8 @@ def test_packed_equals_replicated_on_sampled_completions(tiny_checkpoint, dtype,
     ids, mask = pad_completions(completions.token_ids, generator.pad_token_id, torch.device("cuda"))
     batch = RolloutBatch(prompts=prompts, completion_ids=ids, completion_mask=mask)
     head = generator.model.get_output_embeddings()
+    family = {"vlm_module": generator.vlm_module, "pad_token_id": generator.pad_token_id}
     packed, replicated = (
-        compute_logps(generator.model, head, batch, packed=choice, pad_token_id=generator.pad_token_id)
-        for choice in (True, False)
+        LogpsScorer(is_packed=choice, **family).score(generator.model, head, batch) for choice in (True, False)
     )
     assert torch.allclose(packed.per_token_logps, replicated.per_token_logps, atol=tolerance)

@@ -5,7 +5,7 @@ import torch
 from builders import ask, make_image
 from transformers import GenerationConfig
 
-from open_r1.inference.batching import collate_prompts, pad_left
+from open_r1.inference.batching import collate_prompts, list_images, pad_left
 from open_r1.inference.generator import SamplingSettings
 from open_r1.inference.hf_generator import HFGenerator
 from open_r1.vlm_modules.vlm_module import EncodedPrompt
@@ -31,7 +31,9 @@ def generate_replicated(
 ) -> list[list[int]]:
     """transformers' own `generate` over a row per completion: vision tower and prompt run G times."""
     placed = [generator.vlm_module.with_positions(generator.model, prompt) for prompt in prompts]
-    tokens, media = collate_prompts([prompt for prompt in placed for _ in range(num_generations)], 0)
+    replicas = [prompt for prompt in placed for _ in range(num_generations)]
+    tokens = collate_prompts(replicas, 0)
+    media = generator.vlm_module.build_media_inputs(list_images(replicas), generator.model.device)
     tokens.pop("position_ids")  # the model finds its own
     tokens["input_ids"][tokens["attention_mask"] == 0] = generator.pad_token_id
     generator.model.model.rope_deltas = None

@@ -83,7 +83,7 @@ def test_packed_and_replicated_training_give_the_same_losses(build, tmp_path):
     curves = {}
     for mode in ("packed", "replicated"):
         trainer = build(logps_mode=mode, output_dir=str(tmp_path / mode))
-        assert trainer.is_packing == (mode == "packed")
+        assert trainer.scorer.is_packed == (mode == "packed")
         trainer.train()
         curves[mode] = [(line["loss"], line["kl"], line["entropy"]) for line in read_metrics(trainer)]
     for packed, replicated in zip(curves["packed"], curves["replicated"]):

@@ -9,7 +9,7 @@ from builders import ask, make_image
 from open_r1.inference.hf_generator import HFGenerator
 from open_r1.trainer.attention import choose_layout, enable_packing
 from open_r1.trainer.batch import RolloutBatch, pad_completions
-from open_r1.trainer.logps import compute_logps, scoring_head
+from open_r1.trainer.logps import LogpsScorer, score_chunk, scoring_head
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,11 @@ def batch(generator: HFGenerator) -> RolloutBatch:
     return RolloutBatch(prompts=prompts, completion_ids=ids, completion_mask=mask)
 
 
-def score(generator: HFGenerator, batch: RolloutBatch, **kwargs):
-    head = generator.model.get_output_embeddings()
-    kwargs.setdefault("packed", False)
-    return compute_logps(generator.model, head, batch, pad_token_id=generator.pad_token_id, **kwargs)
+def score(generator: HFGenerator, batch: RolloutBatch, packed: bool = False, **kwargs):
+    scorer = LogpsScorer(
+        vlm_module=generator.vlm_module, pad_token_id=generator.pad_token_id, is_packed=packed, **kwargs
+    )
+    return scorer.score(generator.model, generator.model.get_output_embeddings(), batch)
 
 
 def score_row_by_row(generator: HFGenerator, batch: RolloutBatch, temperature: float = 1.0):
@@ -179,7 +180,7 @@ def test_no_more_logits_exist_at_a_time_than_a_chunk_has_tokens(generator, batch
 def test_the_output_head_is_itself_again_afterwards_even_after_an_error(generator, batch):
     head = generator.model.get_output_embeddings()
     with pytest.raises(RuntimeError, match="on purpose"):
-        with scoring_head(head, lambda hidden: hidden[0], batch.completion_ids[0], 1.0, 4):
+        with scoring_head(head, lambda hidden: hidden[0], batch.completion_ids[0], score_chunk, 4):
             raise RuntimeError("on purpose")
     assert "forward" not in head.__dict__
     assert head(torch.zeros(1, head.in_features)).shape == (1, head.out_features)

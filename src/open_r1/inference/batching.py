@@ -6,9 +6,11 @@ Prompts are padded on the left, so that every row's next token is at the same co
     prompt 1   d e f g h |
 """
 
+from collections.abc import Iterable
+
 import torch
 
-from open_r1.vlm_modules.vlm_module import EncodedPrompt
+from open_r1.vlm_modules.vlm_module import EncodedImage, EncodedPrompt
 
 
 def pad_left(rows: list[torch.Tensor], padding_value: int) -> torch.Tensor:
@@ -18,26 +20,19 @@ def pad_left(rows: list[torch.Tensor], padding_value: int) -> torch.Tensor:
     return torch.stack(padded, dim=-2)
 
 
-def collate_prompts(
-    prompts: list[EncodedPrompt], pad_token_id: int
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Model inputs of N prompts, as two dictionaries.
-
-    Returns:
-        The per-token inputs: `input_ids`, `attention_mask` (N, P), `position_ids` (N, P) or (3, N, P), what else
-        the family has per token; positions of padding are zero. And the media inputs, concatenated in prompt order.
-    """
-    token_names = sorted({name for prompt in prompts for name in prompt.token_inputs})
-    media_names = sorted({name for prompt in prompts for name in prompt.media_inputs})
-    token_inputs = {
+def collate_prompts(prompts: list[EncodedPrompt], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Model inputs per token of N prompts: `input_ids`, `attention_mask` (N, P), `position_ids` (N, P) or (3, N, P),
+    and what else the family has. Positions of padding are zero."""
+    inputs = {
         "input_ids": pad_left([prompt.input_ids for prompt in prompts], pad_token_id),
         "attention_mask": pad_left([torch.ones_like(prompt.input_ids) for prompt in prompts], 0),
         "position_ids": pad_left([prompt.position_ids for prompt in prompts], 0),
     }
-    for name in token_names:
-        token_inputs[name] = pad_left([prompt.token_inputs[name] for prompt in prompts], 0)
-    media_inputs = {
-        name: torch.cat([prompt.media_inputs[name] for prompt in prompts if name in prompt.media_inputs])
-        for name in media_names
-    }
-    return token_inputs, media_inputs
+    for name in sorted({name for prompt in prompts for name in prompt.token_inputs}):
+        inputs[name] = pad_left([prompt.token_inputs[name] for prompt in prompts], 0)
+    return inputs
+
+
+def list_images(prompts: Iterable[EncodedPrompt]) -> list[EncodedImage]:
+    """The images of a batch, in order of appearance; one that several prompts show is there several times."""
+    return [image for prompt in prompts for image in prompt.images]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open_r1.inference.batching import collate_prompts
+from open_r1.inference.batching import collate_prompts, list_images
 from open_r1.inference.generator import Completions, SamplingSettings
 from open_r1.vlm_modules import select_vlm_module
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     """Dropout off and caching possible (gradient checkpointing forbids it in training mode), then back."""
     was_training = model.training
     model.eval()
@@ -120,7 +120,8 @@ class HFGenerator:
 
     def encode(self, messages: list[dict[str, Any]], images: list["Image.Image"]) -> EncodedPrompt:
         """Encodes one conversation with its images, in order of appearance."""
-        return self.vlm_module.encode_prompt(self.processor, messages, images)
+        encoded = [self.vlm_module.encode_image(self.processor, image) for image in images]
+        return self.vlm_module.encode_prompt(self.processor, messages, encoded)
 
     def decode(self, token_ids: list[list[int]]) -> list[str]:
         """Texts of completions, special tokens left out."""
@@ -140,8 +141,9 @@ class HFGenerator:
         """
         device = self.model.device
         prompts = [self._place(prompt, device) for prompt in prompts]
-        token_inputs, media_inputs = collate_prompts(prompts, self.pad_token_id)
-        with _eval_mode(self.model), _own_settings_only(self.model), _seeded(sampling.seed, device):
+        token_inputs = collate_prompts(prompts, self.pad_token_id)
+        media_inputs = self.vlm_module.build_media_inputs(list_images(prompts), device)
+        with eval_mode(self.model), _own_settings_only(self.model), _seeded(sampling.seed, device):
             cache = self._prefill(token_inputs, media_inputs)
             cache.batch_repeat_interleave(num_generations)
             offsets = [prompt.position_ids.max() + 1 - prompt.num_tokens for prompt in prompts]
@@ -162,7 +164,7 @@ class HFGenerator:
             prompt = self.vlm_module.with_positions(self.model, prompt)
         return prompt.to(device)
 
-    def _prefill(self, token_inputs: dict[str, torch.Tensor], media_inputs: dict[str, torch.Tensor]) -> "Cache":
+    def _prefill(self, token_inputs: dict[str, torch.Tensor], media_inputs: dict[str, Any]) -> "Cache":
         """The KV cache of N prompts, each without its last token."""
         without_last = {name: tensor[..., :-1] for name, tensor in token_inputs.items()}
         return self.model(**without_last, **media_inputs, use_cache=True, logits_to_keep=1).past_key_values

@@ -51,14 +51,41 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if kwargs.get("dropout"):
         raise ValueError("Packed groups allow no attention dropout: set it to 0, or use --logps_mode replicated.")
-    outputs = _attend(query[0], key[0], value[0], packed_layout, kwargs.get("scaling"))
-    return outputs[None], None
+    attend = attend_concat if packed_layout.varlen is None else attend_varlen
+    return attend(query[0], key[0], value[0], packed_layout, kwargs.get("scaling"))[None], None
 
 
-def _attend(
+def attend_varlen(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scale: float | None
 ) -> torch.Tensor:
-    """(H, T, D), (K, T, D), (K, T, D) -> (T, H, D): prompts first, then segments, as they stand in the row."""
+    """(H, T, D), (K, T, D), (K, T, D) -> (T, H, D) by one call of a FlashAttention kernel for ragged segments.
+
+    Causality is aligned at the end of queries and keys, so a completion sees its whole prompt and itself up to here.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    segments = layout.varlen
+    return varlen_attn(
+        query.transpose(0, 1),
+        key[:, segments.key_index].transpose(0, 1),
+        value[:, segments.key_index].transpose(0, 1),
+        segments.query_starts,
+        segments.key_starts,
+        segments.longest_query,
+        segments.longest_key,
+        window_size=(-1, 0),
+        scale=scale,
+        enable_gqa=query.shape[0] != key.shape[0],
+    )
+
+
+def attend_concat(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scale: float | None
+) -> torch.Tensor:
+    """(H, T, D), (K, T, D), (K, T, D) -> (T, H, D) by two calls of torch's attention over padded rectangles.
+
+    Prompts attend to themselves; completions to the keys of their prompt, repeated G times, and to their own.
+    """
     sdpa = {"scale": scale, "enable_gqa": query.shape[0] != key.shape[0]}
     prompt_key = key[:, layout.prompt_index].transpose(0, 1)  # (N, K, P', D)
     prompt_value = value[:, layout.prompt_index].transpose(0, 1)

@@ -23,6 +23,7 @@ class PromptGroup:
 
     prompt: EncodedPrompt
     row: dict[str, Any]  # the dataset's columns, for rewards and logs
+    index: int | None = None  # of the row in the dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,13 @@ class RolloutBatch:
 
     prompts: list[EncodedPrompt]  # N, positions set
     completion_ids: torch.Tensor  # (B, C) padded on the right
-    completion_mask: torch.Tensor  # (B, C) True at real tokens, the ending one included
+    completion_mask: torch.Tensor  # (B, C) True at tokens to learn from, the ending one included
     advantages: torch.Tensor | None = None  # (B,)
     old_per_token_logps: torch.Tensor | None = None  # (B, C); None: the policy has not moved since generation
     ref_per_token_logps: torch.Tensor | None = None  # (B, C); None: no KL term
+    token_weights: torch.Tensor | None = None  # (B, C) share of each token in the loss of its micro-batch
+    entropy_weights: torch.Tensor | None = None  # (B, C) share of each token in the mean entropy of its micro-batch
+    row_index: torch.Tensor | None = None  # (B,) where each completion stood before the batch was cut
 
     def __post_init__(self):
         if self.completion_ids.shape[0] % len(self.prompts):
@@ -48,27 +52,35 @@ class RolloutBatch:
     def num_generations(self) -> int:
         return self.completion_ids.shape[0] // len(self.prompts)
 
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The fields that hold one row per completion, (B,) or (B, C), where they are set."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+
     def select(self, groups: list[int]) -> "RolloutBatch":
         """The batch of these groups alone, in this order, completions trimmed to their longest."""
         size = self.num_generations
-        rows = torch.tensor([group * size + g for group in groups for g in range(size)])
-        rows = rows.to(self.completion_ids.device)
-        width = int(self.completion_mask[rows].sum(dim=1).max())
-        per_token = ("completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps")
-        trimmed = {name: getattr(self, name) for name in per_token}
-        return replace(
-            self,
-            prompts=[self.prompts[group] for group in groups],
-            advantages=None if self.advantages is None else self.advantages[rows],
-            **{name: None if tensor is None else tensor[rows, :width] for name, tensor in trimmed.items()},
-        )
+        rows = [group * size + g for group in groups for g in range(size)]
+        return self._take([self.prompts[group] for group in groups], rows)
+
+    def select_completions(self, group: int, start: int, stop: int) -> "RolloutBatch":
+        """One group with its completions `start` to `stop` - 1 only."""
+        first = group * self.num_generations
+        return self._take([self.prompts[group]], list(range(first + start, first + stop)))
+
+    def _take(self, prompts: list[EncodedPrompt], rows: list[int]) -> "RolloutBatch":
+        index = torch.tensor(rows, device=self.completion_ids.device)
+        width = max(1, int(self.completion_mask[index].sum(dim=1).max()))
+        taken = {name: tensor[index] for name, tensor in self.tensors.items()}
+        trimmed = {name: tensor[:, :width] if tensor.ndim == 2 else tensor for name, tensor in taken.items()}
+        return replace(self, prompts=prompts, **trimmed)
 
 
 def pad_completions(
     token_ids: list[list[int]], pad_token_id: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Completions as `completion_ids` (B, C) and `completion_mask` (B, C), padded on the right."""
-    width = max(len(row) for row in token_ids)
+    width = max(1, *(len(row) for row in token_ids))
     ids = torch.full((len(token_ids), width), pad_token_id, dtype=torch.long)
     mask = torch.zeros((len(token_ids), width), dtype=torch.bool)
     for i, row in enumerate(token_ids):

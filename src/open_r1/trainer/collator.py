@@ -1,21 +1,22 @@
-"""From dataset rows to encoded prompts, in the data loader's workers: each image is opened once per group."""
+"""From dataset rows to encoded prompts, in the data loader's workers: each image is encoded once per round."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from open_r1.data.media import load_image
 from open_r1.trainer.batch import PromptGroup
-from open_r1.vlm_modules.vlm_module import VLMBaseModule
+from open_r1.vlm_modules.vlm_module import EncodedImage, VLMBaseModule, compute_image_key
 
 
 @dataclass(frozen=True)
 class GroupCollator:
-    """Opens the images of each row and encodes its prompt.
+    """Encodes the prompts of a round; rows that show the same file, or files with the same picture, share the work.
 
     An empty list of rows (a micro-step that goes on with the round at hand) stays an empty list.
 
     Raises:
-        ValueError: a prompt is longer than `max_prompt_length`; the message names the row and the remedy.
+        ValueError: an image cannot be encoded, or a prompt is longer than `max_prompt_length`; the message names the
+            row and the remedy.
     """
 
     vlm_module: VLMBaseModule
@@ -23,11 +24,18 @@ class GroupCollator:
     max_prompt_length: int | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[PromptGroup]:
-        return [self._encode(row) for row in rows]
+        by_path: dict[str, EncodedImage] = {}
+        by_key: dict[str, EncodedImage] = {}
+        return [self._encode(row, by_path, by_key) for row in rows]
 
-    def _encode(self, row: dict[str, Any]) -> PromptGroup:
-        images = [load_image(path) for path in row["image_path"]]
+    def _encode(
+        self, row: dict[str, Any], by_path: dict[str, EncodedImage], by_key: dict[str, EncodedImage]
+    ) -> PromptGroup:
         try:
+            for path in row["image_path"]:
+                if path not in by_path:
+                    by_path[path] = self._encode_image(path, by_key)
+            images = [by_path[path] for path in row["image_path"]]
             prompt = self.vlm_module.encode_prompt(self.processor, row["prompt"], images)
         except ValueError as error:
             raise ValueError(f"{row.get('source', 'row')}: {row['image_path']} cannot be encoded: {error}") from error
@@ -37,3 +45,10 @@ class GroupCollator:
                 f"({self.max_prompt_length}). Lower --max_pixels or raise --max_prompt_length."
             )
         return PromptGroup(prompt=prompt, row=row)
+
+    def _encode_image(self, path: str, by_key: dict[str, EncodedImage]) -> EncodedImage:
+        image = load_image(path)
+        key = compute_image_key(image)
+        if key not in by_key:
+            by_key[key] = self.vlm_module.encode_image(self.processor, image)
+        return by_key[key]

@@ -75,6 +75,11 @@ class GRPOConfig(TrainingArguments):
         choices=["auto", "packed", "replicated"],
     )
     logps_chunk_size: int = _doc("Completion tokens whose logits exist at the same time.", 512)
+    max_packed_tokens: int | None = _doc(
+        "Longest packed row; a micro-batch of more tokens is cut into several, which are back-propagated one after "
+        "the other. Bounds memory and changes no number. None: a micro-batch is one row."
+    )
+    offload_vision_features: bool = _doc("Keep the features of a frozen vision tower in CPU memory.", False)
 
     def __post_init__(self):
         super().__post_init__()

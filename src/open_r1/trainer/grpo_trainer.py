@@ -11,6 +11,7 @@ One round, from the sampler to the loss:
 """
 
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,21 +21,23 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import ProgressCallback
 
 from open_r1.inference.generator import SamplingSettings
-from open_r1.inference.hf_generator import HFGenerator
+from open_r1.inference.hf_generator import HFGenerator, eval_mode
 from open_r1.trainer.advantages import combine_rewards, compute_advantages
 from open_r1.trainer.attention import choose_layout, enable_packing
 from open_r1.trainer.batch import PromptGroup, RolloutBatch, pad_completions
 from open_r1.trainer.collator import GroupCollator
 from open_r1.trainer.grpo_config import GRPOConfig
-from open_r1.trainer.logps import TokenScores, compute_logps
+from open_r1.trainer.logps import LogpsScorer, TokenScores
 from open_r1.trainer.losses import compute_grpo_loss, masked_mean
 from open_r1.trainer.metrics import MetricStore, summarise_lengths, summarise_rewards
 from open_r1.trainer.restore import RestoreMixin
 from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_columns
 from open_r1.trainer.rollout_log import GroupRecord, RolloutLog
 from open_r1.trainer.samplers import RepeatRandomSampler, RoundLoader
+from open_r1.trainer.splitting import split_into_rows
+from open_r1.trainer.vision import attach_image_features, drop_image_features, has_same_vision, is_vision_frozen
 from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
-from open_r1.vlm_modules.vlm_module import VLMBaseModule
+from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
 
 class VLMGRPOTrainer(RestoreMixin, Trainer):
@@ -89,8 +92,16 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
         torch.manual_seed(args.seed + self.accelerator.process_index)
         if args.beta and ref_model is None and not hasattr(model, "disable_adapter"):
             raise ValueError("beta is not zero, so a reference model is needed; give one, or set --beta 0.")
-        self.is_packing = choose_layout(model, args.logps_mode)
-        if self.is_packing:
+        self.reuses_features = is_vision_frozen(model, vlm_module)
+        self.ref_reuses_features = ref_model is None or has_same_vision(model, ref_model, vlm_module)
+        self.scorer = LogpsScorer(
+            vlm_module=vlm_module,
+            pad_token_id=processing_class.tokenizer.pad_token_id,
+            is_packed=choose_layout(model, args.logps_mode),
+            temperature=args.temperature,
+            chunk_size=args.logps_chunk_size,
+        )
+        if self.scorer.is_packed:
             for packed_model in filter(None, (model, ref_model)):
                 enable_packing(packed_model)
         self.ref_model = ref_model
@@ -153,7 +164,7 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
         """Generates G completions per prompt, rewards them and computes what the loss needs."""
         args = self.args
         device = self.accelerator.device
-        prompts = [self.vlm_module.with_positions(self.model, group.prompt).to(device) for group in groups]
+        prompts = self._prepare_prompts(groups)
         with self.metrics.timed("generate"):
             completions = self.generator.generate(prompts, args.num_generations, args.build_sampling())
         texts = self.generator.decode(completions.token_ids)
@@ -169,6 +180,21 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
         is_truncated = torch.tensor([reason == "length" for reason in completions.finish_reasons])
         self._log_round(batch, rows, texts, rewards_per_func, is_truncated)
         return self._with_fixed_logps(batch)
+
+    def _prepare_prompts(self, groups: list[PromptGroup]) -> list[EncodedPrompt]:
+        """Prompts on the device, with positions and, where the vision tower is frozen, with features."""
+        device, args = self.accelerator.device, self.args
+        prompts = [self.vlm_module.with_positions(self.model, group.prompt).to(device) for group in groups]
+        if not self.reuses_features:
+            return prompts
+        with self.metrics.timed("vision"), self.accelerator.autocast():
+            return attach_image_features(
+                self.accelerator.unwrap_model(self.model),
+                self.vlm_module,
+                prompts,
+                images_per_pass=args.groups_per_step,
+                offload=args.offload_vision_features,
+            )
 
     def _score_rewards(
         self, rows: list[dict[str, Any]], texts: list[str], token_ids: list[list[int]], num_generations: int
@@ -205,43 +231,35 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
         fixed = {}
         if self.args.is_off_policy:
             with self.metrics.timed("old_logps"):
-                fixed["old_per_token_logps"] = self._score_in_micro_batches(self.model, batch)
+                fixed["old_per_token_logps"] = self._score_without_gradient(self.model, batch)
         if self.args.beta:
             with self.metrics.timed("ref_logps"):
                 fixed["ref_per_token_logps"] = self._score_reference(batch)
         return RolloutBatch(**(vars(batch) | fixed))
 
     def _score_reference(self, batch: RolloutBatch) -> torch.Tensor:
-        if self.ref_model is not None:
-            return self._score_in_micro_batches(self.ref_model, batch)
-        with self.model.disable_adapter():
-            return self._score_in_micro_batches(self.model, batch)
+        if self.ref_model is None:
+            with self.model.disable_adapter():
+                return self._score_without_gradient(self.model, batch)
+        if self.reuses_features and not self.ref_reuses_features:
+            batch = replace(batch, prompts=[drop_image_features(prompt) for prompt in batch.prompts])
+        return self._score_without_gradient(self.ref_model, batch)
 
-    def _score_in_micro_batches(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor:
+    def _score_without_gradient(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor:
         """Log-probabilities (B, C) in evaluation mode, as many groups at a time as in a micro-batch of the loss."""
-        was_training = model.training
-        model.eval()
         logps = torch.zeros(batch.completion_ids.shape, device=batch.completion_ids.device)
-        size = self.args.groups_per_step
-        for start in range(0, len(batch.prompts), size):
-            part = batch.select(list(range(start, min(start + size, len(batch.prompts)))))
-            scored = self._score_tokens(model, part).per_token_logps
-            rows = slice(start * batch.num_generations, start * batch.num_generations + scored.shape[0])
-            logps[rows, : scored.shape[1]] = scored
-        model.train(was_training)
+        batch = replace(batch, row_index=torch.arange(len(logps), device=logps.device))
+        size, num_groups = self.args.groups_per_step, len(batch.prompts)
+        with eval_mode(model):
+            for start in range(0, num_groups, size):
+                micro_batch = batch.select(list(range(start, min(start + size, num_groups))))
+                for part in split_into_rows(micro_batch, self.args.max_packed_tokens):
+                    scored = self._score_tokens(model, part).per_token_logps
+                    logps[part.row_index, : scored.shape[1]] = scored
         return logps
 
     def _score_tokens(self, model: torch.nn.Module, batch: RolloutBatch) -> TokenScores:
-        """The one place that knows how completions are laid out for a forward pass."""
-        return compute_logps(
-            model,
-            self.accelerator.unwrap_model(model).get_output_embeddings(),
-            batch,
-            packed=self.is_packing,
-            pad_token_id=self.generator.pad_token_id,
-            temperature=self.args.temperature,
-            chunk_size=self.args.logps_chunk_size,
-        )
+        return self.scorer.score(model, self.accelerator.unwrap_model(model).get_output_embeddings(), batch)
 
     # ---- loss -------------------------------------------------------------------------------------------------
 

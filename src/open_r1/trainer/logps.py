@@ -14,14 +14,15 @@ Two layouts give the same numbers: `packed`, where a group shares its prompt and
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from open_r1.inference.batching import collate_prompts
+from open_r1.inference.batching import collate_prompts, list_images
 from open_r1.trainer.batch import RolloutBatch
 from open_r1.trainer.packing import build_packed_inputs
-from open_r1.vlm_modules.vlm_module import EncodedPrompt
+from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
 
 # Tokens whose logits exist at the same time: 512 x 152k x 4 bytes is 0.3 GB.
@@ -37,23 +38,29 @@ class TokenScores:
 
 
 def score_chunk(
-    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: torch.Tensor, temperature: float
+    head: Callable[[torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    entropy_gradient: bool = False,
 ) -> torch.Tensor:
-    """Log-probability of each target and entropy of its distribution, in float32.
+    """Log-probability of each target and entropy of its distribution, in float32 (float64 stays).
 
     Args:
         head: Maps hidden states (T, H) to logits (T, V).
         hidden: (T, H).
         targets: (T,) token ids.
         temperature: Logits are divided by it, as they were when sampling.
+        entropy_gradient: Whether the entropy is differentiable.
 
     Returns:
-        (T, 2): log-probability, entropy in nats (detached).
+        (T, 2): log-probability, entropy in nats.
     """
-    logits = head(hidden).float() / temperature  # (T, V)
+    logits = head(hidden)
+    logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature  # (T, V)
     log_normaliser = logits.logsumexp(dim=-1)  # (T,)
     logps = logits.gather(-1, targets[:, None])[:, 0] - log_normaliser
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         probabilities = (logits - log_normaliser[:, None]).exp()
         entropies = log_normaliser - (probabilities * logits).sum(dim=-1)
     return torch.stack([logps, entropies], dim=-1)
@@ -64,7 +71,7 @@ def scoring_head(
     head: torch.nn.Module,
     select: Callable[[torch.Tensor], torch.Tensor],
     targets: torch.Tensor,
-    temperature: float,
+    score_part: Callable[..., torch.Tensor],
     chunk_size: int,
 ) -> Iterator[None]:
     """Makes the output head return scores (T, 2) in place of logits.
@@ -73,7 +80,7 @@ def scoring_head(
         head: The model's output embedding (`get_output_embeddings()`).
         select: Picks out of the hidden states that the head is given those (T, H) that predict a completion token.
         targets: (T,) these tokens.
-        temperature: As in `score_chunk`.
+        score_part: `score_chunk` with its settings: of head, hidden states and targets.
         chunk_size: Tokens whose logits exist at the same time.
     """
     replaced = head.__dict__.get("forward")  # an instance's own forward, where another library has set one
@@ -82,8 +89,7 @@ def scoring_head(
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         chunks = zip(select(hidden).split(chunk_size), targets.split(chunk_size), strict=True)
         scores = [
-            checkpoint(score_chunk, original_forward, part, tokens, temperature, use_reentrant=False)
-            for part, tokens in chunks
+            checkpoint(score_part, original_forward, part, tokens, use_reentrant=False) for part, tokens in chunks
         ]
         return torch.cat(scores)
 
@@ -98,19 +104,17 @@ def scoring_head(
 
 
 def build_replicated_inputs(
-    prompts: list[EncodedPrompt], completion_ids: torch.Tensor, completion_mask: torch.Tensor, pad_token_id: int
+    replicas: list[EncodedPrompt], completion_ids: torch.Tensor, completion_mask: torch.Tensor, pad_token_id: int
 ) -> dict[str, torch.Tensor]:
-    """Model inputs with one row per completion: the prompt copied G times, padded on the left, then the completion.
+    """Model inputs with one row per completion, media left out: its prompt, padded on the left, then the completion.
 
     Positions of completion tokens go on at the prompt's maximum + 1, on all axes.
 
     Returns:
-        `input_ids`, `attention_mask` (B, P + C), `position_ids` (B, P + C) or (3, B, P + C), per-token extras, media.
+        `input_ids`, `attention_mask` (B, P + C), `position_ids` (B, P + C) or (3, B, P + C), per-token extras.
     """
-    num_generations = completion_ids.shape[0] // len(prompts)
     width = completion_ids.shape[1]
-    replicas = [prompt for prompt in prompts for _ in range(num_generations)]  # B
-    token_inputs, media_inputs = collate_prompts(replicas, pad_token_id)
+    token_inputs = collate_prompts(replicas, pad_token_id)
     first = torch.stack([prompt.position_ids.max() + 1 for prompt in replicas])  # (B,)
     positions = first[:, None] + torch.arange(width, device=first.device)  # (B, C)
     prompt_positions = token_inputs.pop("position_ids")
@@ -121,45 +125,50 @@ def build_replicated_inputs(
     }
     for name, tensor in token_inputs.items():
         inputs[name] = torch.nn.functional.pad(tensor, (0, width))
-    return inputs | media_inputs
+    return inputs
 
 
-def compute_logps(
-    model: torch.nn.Module,
-    head: torch.nn.Module,
-    batch: RolloutBatch,
-    *,
-    packed: bool,
-    pad_token_id: int,
-    temperature: float = 1.0,
-    chunk_size: int = DEFAULT_CHUNK_SIZE,
-) -> TokenScores:
-    """Scores the completions of a batch.
+@dataclass(frozen=True, kw_only=True)
+class LogpsScorer:
+    """Scores completions; the one place that knows how they are laid out for a forward pass."""
 
-    Args:
-        model: The model to call, wrapped or not.
-        head: The bare model's output embedding.
-        batch: N groups of G completions.
-        packed: One row for all groups (the model must have `attention.enable_packing`), or one row per completion.
-        pad_token_id: What fills replicated rows.
-        temperature: As in sampling.
-        chunk_size: Completion tokens whose logits exist at the same time.
-    """
-    ids, mask = batch.completion_ids, batch.completion_mask
-    if packed:
-        inputs = build_packed_inputs(batch)  # keeps one hidden state per completion token, in the order of the mask
-    else:
-        # The hidden state before each completion token predicts it: columns P - 1 to P + C - 2, and one to drop.
-        inputs = build_replicated_inputs(batch.prompts, ids, mask, pad_token_id)
-        inputs["logits_to_keep"] = ids.shape[1] + 1
+    vlm_module: VLMBaseModule
+    pad_token_id: int  # fills replicated rows
+    is_packed: bool  # one row for all groups (the model must have `attention.enable_packing`), or one per completion
+    is_varlen: bool = False  # the packed row goes through a kernel for ragged segments
+    temperature: float = 1.0  # as in sampling
+    chunk_size: int = DEFAULT_CHUNK_SIZE  # completion tokens whose logits exist at the same time
+    has_entropy_gradient: bool = False
 
-    def select(hidden: torch.Tensor) -> torch.Tensor:
-        return hidden[0] if packed else hidden[:, :-1][mask]
+    def score(self, model: torch.nn.Module, head: torch.nn.Module, batch: RolloutBatch) -> TokenScores:
+        """Log-probabilities and entropies of a batch.
 
-    with scoring_head(head, select, ids[mask], temperature, chunk_size):
-        scores = model(**inputs, use_cache=False).logits  # (T, 2)
-    zeros = torch.zeros(ids.shape, dtype=scores.dtype, device=scores.device)
-    return TokenScores(
-        per_token_logps=zeros.masked_scatter(mask, scores[:, 0]),
-        entropies=zeros.masked_scatter(mask, scores[:, 1].detach()),
-    )
+        Args:
+            model: The model to call, wrapped or not.
+            head: The bare model's output embedding.
+            batch: N groups of G completions.
+        """
+        ids, mask = batch.completion_ids, batch.completion_mask
+        num_tokens = int(mask.sum())
+        if self.is_packed:  # keeps one hidden state per completion token, in the order of the mask
+            inputs = build_packed_inputs(batch, self.is_varlen)
+            images = list_images(batch.prompts)
+        else:  # the hidden state before each completion token predicts it: columns P - 1 to P + C - 2, and one to drop
+            replicas = [prompt for prompt in batch.prompts for _ in range(batch.num_generations)]  # B
+            inputs = build_replicated_inputs(replicas, ids, mask, self.pad_token_id)
+            inputs["logits_to_keep"] = ids.shape[1] + 1
+            images = list_images(replicas)
+        inputs |= self.vlm_module.build_media_inputs(images, ids.device)
+
+        def select(hidden: torch.Tensor) -> torch.Tensor:
+            return hidden[0, hidden.shape[1] - num_tokens :] if self.is_packed else hidden[:, :-1][mask]
+
+        score_part = partial(score_chunk, temperature=self.temperature, entropy_gradient=self.has_entropy_gradient)
+        with scoring_head(head, select, ids[mask], score_part, self.chunk_size):
+            scores = model(**inputs, use_cache=False).logits  # (T, 2)
+        zeros = torch.zeros(ids.shape, dtype=scores.dtype, device=scores.device)
+        entropies = scores[:, 1] if self.has_entropy_gradient else scores[:, 1].detach()
+        return TokenScores(
+            per_token_logps=zeros.masked_scatter(mask, scores[:, 0]),
+            entropies=zeros.masked_scatter(mask, entropies),
+        )

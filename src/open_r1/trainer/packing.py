@@ -15,12 +15,26 @@ The idea of a shared prompt in the training pass: Prefix Grouper (arXiv 2506.054
 the layout travels to the attention function (`attention.py`) as a keyword argument of the model's forward.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from open_r1.trainer.batch import RolloutBatch
 from open_r1.vlm_modules.vlm_module import EncodedPrompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarlenSegments:
+    """The same row for kernels that take ragged segments of queries and keys: N prompts, then B completions.
+
+    The queries of a completion are its segment; its keys are its prompt's, then its own.
+    """
+
+    key_index: torch.Tensor  # (K,) positions in the row, segment by segment
+    query_starts: torch.Tensor  # (N + B + 1,) int32
+    key_starts: torch.Tensor  # (N + B + 1,) int32
+    longest_query: int
+    longest_key: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +45,7 @@ class PackedLayout:
     prompt_mask: torch.Tensor  # (N, P') True at real tokens
     segment_index: torch.Tensor  # (B, C)
     segment_mask: torch.Tensor  # (B, C)
+    varlen: VarlenSegments | None = None  # where a kernel for ragged segments shall be used
 
     @property
     def num_generations(self) -> int:
@@ -42,26 +57,44 @@ def _index_ragged(mask: torch.Tensor, start: int) -> torch.Tensor:
     return torch.where(mask, mask.flatten().cumsum(0).view(mask.shape) - 1 + start, 0)
 
 
-def build_layout(prompts: list[EncodedPrompt], completion_mask: torch.Tensor) -> PackedLayout:
+def build_layout(prompts: list[EncodedPrompt], completion_mask: torch.Tensor, varlen: bool = False) -> PackedLayout:
     """The layout of N prompts and their completions.
 
     Args:
         prompts: N prompts of at least two tokens.
         completion_mask: (B, C), group-major.
+        varlen: Whether to add ragged segments.
     """
     device = completion_mask.device
     lengths = torch.tensor([prompt.num_tokens - 1 for prompt in prompts], device=device)  # (N,)
     prompt_mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
-    return PackedLayout(
+    layout = PackedLayout(
         prompt_index=_index_ragged(prompt_mask, 0),
         prompt_mask=prompt_mask,
         segment_index=_index_ragged(completion_mask, int(lengths.sum())),
         segment_mask=completion_mask,
     )
+    return replace(layout, varlen=build_varlen_segments(layout)) if varlen else layout
 
 
-def build_packed_inputs(batch: RolloutBatch) -> dict[str, torch.Tensor | PackedLayout | int]:
-    """Model inputs as one row: `input_ids` (1, T), `position_ids` (1, T) or (3, 1, T), media and layout."""
+def build_varlen_segments(layout: PackedLayout) -> VarlenSegments:
+    """Ragged segments of a layout."""
+    size = layout.num_generations
+    seen_index = torch.cat([layout.prompt_index.repeat_interleave(size, dim=0), layout.segment_index], dim=1)
+    seen_mask = torch.cat([layout.prompt_mask.repeat_interleave(size, dim=0), layout.segment_mask], dim=1)  # (B, P'+C)
+    num_queries = torch.cat([layout.prompt_mask.sum(dim=1), layout.segment_mask.sum(dim=1)])  # (N + B,)
+    num_keys = torch.cat([layout.prompt_mask.sum(dim=1), seen_mask.sum(dim=1)])
+    return VarlenSegments(
+        key_index=torch.cat([layout.prompt_index[layout.prompt_mask], seen_index[seen_mask]]),
+        query_starts=torch.nn.functional.pad(num_queries.cumsum(0), (1, 0)).int(),
+        key_starts=torch.nn.functional.pad(num_keys.cumsum(0), (1, 0)).int(),
+        longest_query=int(num_queries.max()),
+        longest_key=int(num_keys.max()),
+    )
+
+
+def build_packed_inputs(batch: RolloutBatch, varlen: bool = False) -> dict[str, torch.Tensor | PackedLayout | int]:
+    """Model inputs as one row, media left out: `input_ids` (1, T), `position_ids` (1, T) or (3, 1, T), and layout."""
     ids, mask = batch.completion_ids, batch.completion_mask
     owners = [prompt for prompt in batch.prompts for _ in range(batch.num_generations)]  # B
     last_ids = torch.stack([prompt.input_ids[-1] for prompt in owners])
@@ -75,16 +108,11 @@ def build_packed_inputs(batch: RolloutBatch) -> dict[str, torch.Tensor | PackedL
 
     positions = torch.cat([prompt.position_ids[..., :-1] for prompt in batch.prompts] + [segment_positions], dim=-1)
     input_ids = torch.cat([prompt.input_ids[:-1] for prompt in batch.prompts] + [segment_ids])
-    media_names = sorted({name for prompt in batch.prompts for name in prompt.media_inputs})
     return {
         "input_ids": input_ids[None],
         "position_ids": positions.unsqueeze(-2),
         # Four dimensions: transformers passes such a mask on as it is. The attention function does not look at it.
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
-        "packed_layout": build_layout(batch.prompts, mask),
+        "packed_layout": build_layout(batch.prompts, mask, varlen),
         "logits_to_keep": segment_ids.shape[0],
-        **{
-            name: torch.cat([prompt.media_inputs[name] for prompt in batch.prompts if name in prompt.media_inputs])
-            for name in media_names
-        },
     }

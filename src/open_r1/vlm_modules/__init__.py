@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from open_r1.vlm_modules.qwen_module import QwenVLModule
-from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
+from open_r1.vlm_modules.vlm_module import EncodedImage, EncodedPrompt, VLMBaseModule
 
 
 if TYPE_CHECKING:
@@ -38,4 +38,4 @@ def get_vlm_module(model_name_or_path: str) -> type[VLMBaseModule]:
     return type(select_vlm_module(AutoConfig.from_pretrained(model_name_or_path)))
 
 
-__all__ = ["VLM_MODULES", "EncodedPrompt", "VLMBaseModule", "get_vlm_module", "select_vlm_module"]
+__all__ = ["VLM_MODULES", "EncodedImage", "EncodedPrompt", "VLMBaseModule", "get_vlm_module", "select_vlm_module"]

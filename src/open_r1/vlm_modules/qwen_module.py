@@ -1,14 +1,16 @@
 """Qwen2-VL and Qwen2.5-VL: patches of dynamic resolution, multimodal rotary positions (M-RoPE)."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
+from open_r1.vlm_modules.vlm_module import EncodedImage, EncodedPrompt, ImageFeatures, VLMBaseModule
 
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 def _get_mrope_model(model: "PreTrainedModel"):
@@ -56,12 +58,28 @@ class QwenVLModule(VLMBaseModule):
         names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
         return [getattr(config, name) for name in names if getattr(config, name, None) is not None]
 
+    def build_token_inputs(self, processor: "ProcessorMixin", input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"mm_token_type_ids": torch.tensor(processor.create_mm_token_type_ids([input_ids.tolist()])[0])}
+
+    def compute_image_features(self, model: "PreTrainedModel", images: Sequence[EncodedImage]) -> list[ImageFeatures]:
+        inputs = self.build_media_inputs(images, model.device)
+        outputs = _get_mrope_model(model).get_image_features(**inputs, return_dict=True)
+        return list(zip(outputs.pooler_output, *(getattr(outputs, "deepstack_features", None) or ())))
+
+    def join_image_features(self, features: Sequence[ImageFeatures]) -> "BaseModelOutputWithPooling":
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        pooled, *deeper = zip(*features)
+        outputs = BaseModelOutputWithPooling(pooler_output=pooled)
+        outputs.deepstack_features = deeper  # Qwen3-VL alone looks at it
+        return outputs
+
     def compute_position_ids(self, model: "PreTrainedModel", prompt: EncodedPrompt) -> torch.Tensor:
-        names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+        names, media_inputs = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts"), prompt.media_inputs
         position_ids, _ = _get_mrope_model(model).get_rope_index(
             prompt.input_ids[None],
             mm_token_type_ids=prompt.token_inputs["mm_token_type_ids"][None],
-            **{name: prompt.media_inputs[name] for name in names if name in prompt.media_inputs},
+            **{name: media_inputs[name] for name in names if name in media_inputs},
         )
         return position_ids[:, 0]  # (3, P)
 

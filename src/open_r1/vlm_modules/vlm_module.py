@@ -6,7 +6,9 @@ batches, repeating a prompt for its G completions) is generic, because a prompt 
 `EncodedPrompt`.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,23 @@ import torch
 if TYPE_CHECKING:
     from PIL import Image
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+# What the vision tower made of one image: its tokens' features, then those of deeper levels where a family has them.
+ImageFeatures = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """One image as the vision tower takes it.
+
+    Example: a 112-pixel image of Qwen2.5-VL has `inputs = {"pixel_values": (64, 1176), "image_grid_thw": (1, 3)}`.
+    """
+
+    key: str  # equal for equal pictures, whatever file they come from
+    inputs: dict[str, torch.Tensor]  # name -> (m, ...), concatenated over the images of a batch
+    features: ImageFeatures | None = None  # where the tower has run already; they then stand in for `inputs`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,27 +42,44 @@ class EncodedPrompt:
     """One prompt with its images as tensors, unpadded, without a batch dimension.
 
     Example: a question of 40 tokens about one 112-pixel image of Qwen2.5-VL has `input_ids (56,)`,
-    `token_inputs = {"mm_token_type_ids": (56,)}` and
-    `media_inputs = {"pixel_values": (64, 1176), "image_grid_thw": (1, 3)}`.
+    `token_inputs = {"mm_token_type_ids": (56,)}` and one image.
     """
 
     input_ids: torch.Tensor  # (P,) token ids, image placeholders expanded
     token_inputs: dict[str, torch.Tensor] = field(default_factory=dict)  # name -> (P,), one value per token
-    media_inputs: dict[str, torch.Tensor] = field(default_factory=dict)  # name -> (m, ...), concatenated over prompts
+    images: tuple[EncodedImage, ...] = ()  # in order of appearance
     position_ids: torch.Tensor | None = None  # (P,), or (3, P) for M-RoPE; set by `with_positions`
 
     @property
     def num_tokens(self) -> int:
         return self.input_ids.shape[0]
 
+    @property
+    def media_inputs(self) -> dict[str, torch.Tensor]:
+        """The inputs of the prompt's images, concatenated."""
+        return join_image_inputs(self.images)
+
     def to(self, device: torch.device | str) -> "EncodedPrompt":
+        """Moves what there is per token; images stay where they are until a pass needs them."""
         return replace(
             self,
             input_ids=self.input_ids.to(device),
             token_inputs={name: tensor.to(device) for name, tensor in self.token_inputs.items()},
-            media_inputs={name: tensor.to(device) for name, tensor in self.media_inputs.items()},
             position_ids=None if self.position_ids is None else self.position_ids.to(device),
         )
+
+
+def join_image_inputs(images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
+    """Tower inputs of several images, concatenated by name."""
+    names = sorted({name for image in images for name in image.inputs})
+    return {name: torch.cat([image.inputs[name] for image in images if name in image.inputs]) for name in names}
+
+
+def compute_image_key(image: "Image.Image") -> str:
+    """A digest of the pixels: equal pictures have equal keys."""
+    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 class VLMBaseModule(ABC):
@@ -92,20 +128,58 @@ class VLMBaseModule(ABC):
         """The conversation as the text that the model sees, ready for a completion."""
         return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
+    def encode_image(self, processor: "ProcessorMixin", image: "Image.Image") -> EncodedImage:
+        """Resizes and normalises one image (on the CPU)."""
+        inputs = processor.image_processor(images=[image], return_tensors="pt")
+        return EncodedImage(key=compute_image_key(image), inputs=dict(inputs))
+
     def encode_prompt(
-        self, processor: "ProcessorMixin", messages: list[dict[str, Any]], images: list["Image.Image"]
+        self, processor: "ProcessorMixin", messages: list[dict[str, Any]], images: Sequence[EncodedImage]
     ) -> EncodedPrompt:
-        """Turns one conversation and its images, in order of appearance, into tensors (on the CPU)."""
+        """Turns one conversation into tensors, around images that are encoded already.
+
+        Args:
+            processor: The family's processor.
+            messages: The conversation.
+            images: Its images, in order of appearance.
+
+        Raises:
+            ValueError: the conversation speaks of another number of images.
+        """
         text = self.prepare_prompt(processor, messages)
-        inputs = dict(processor(text=[text], images=images or None, return_tensors="pt"))
-        input_ids = inputs.pop("input_ids")
-        inputs.pop("attention_mask", None)
-        per_token = {name: tensor for name, tensor in inputs.items() if tensor.shape == input_ids.shape}
+        num_placeholders = text.count(processor.image_token)
+        if num_placeholders != len(images):
+            raise ValueError(
+                f"The conversation has places for {num_placeholders} images, not for {len(images)}."
+            )
+        expanded = [processor.replace_image_token(image.inputs, 0) for image in images]
+        [text], _ = processor.get_text_with_replacements([text], images_replacements=expanded)
+        input_ids = processor.tokenizer(text, return_tensors="pt")["input_ids"][0]
         return EncodedPrompt(
-            input_ids=input_ids[0],
-            token_inputs={name: tensor[0] for name, tensor in per_token.items()},
-            media_inputs={name: tensor for name, tensor in inputs.items() if name not in per_token},
+            input_ids=input_ids, token_inputs=self.build_token_inputs(processor, input_ids), images=tuple(images)
         )
+
+    def build_token_inputs(self, processor: "ProcessorMixin", input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the family takes per token beside `input_ids` (P,): nothing, where it is not overridden."""
+        return {}
+
+    @abstractmethod
+    def compute_image_features(self, model: "PreTrainedModel", images: Sequence[EncodedImage]) -> list[ImageFeatures]:
+        """Runs vision tower and projector over images, one forward pass for all; on the model's device."""
+
+    @abstractmethod
+    def join_image_features(self, features: Sequence[ImageFeatures]) -> "BaseModelOutputWithPooling":
+        """Features of several images as the model takes them back (`mm_encoder_outputs`)."""
+
+    def build_media_inputs(self, images: Sequence[EncodedImage], device: torch.device) -> dict[str, Any]:
+        """Model inputs for the images of a batch, in order of appearance: features where all have them, else pixels.
+
+        A new object at each call: transformers changes `mm_encoder_outputs` in place.
+        """
+        if images and all(image.features is not None for image in images):
+            features = [tuple(level.to(device) for level in image.features) for image in images]
+            return {"mm_encoder_outputs": {"image": self.join_image_features(features)}}
+        return {name: tensor.to(device) for name, tensor in join_image_inputs(images).items()}
 
     def with_positions(self, model: "PreTrainedModel", prompt: EncodedPrompt) -> EncodedPrompt:
         return replace(prompt, position_ids=self.compute_position_ids(model, prompt))
