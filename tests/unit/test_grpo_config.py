@@ -3,7 +3,9 @@
 import pytest
 
 from open_r1.configs import GRPOModelConfig, GRPOScriptArguments
+from open_r1.trainer.advantages import AdvantageSettings
 from open_r1.trainer.grpo_config import GRPOConfig
+from open_r1.trainer.loss_settings import LossSettings
 
 
 def build(tmp_path, **kwargs) -> GRPOConfig:
@@ -65,6 +67,68 @@ def test_what_would_be_ignored_or_cannot_work_is_refused(tmp_path, settings, mes
 def test_the_upper_clip_bound_follows_the_lower_one_unless_given(tmp_path):
     assert build(tmp_path, epsilon=0.1).epsilon_high == 0.1
     assert build(tmp_path, epsilon=0.2, epsilon_high=0.28).epsilon_high == 0.28
+
+
+def test_cispo_caps_the_ratio_where_its_authors_do(tmp_path):
+    assert build(tmp_path, loss_type="cispo").epsilon_high == 5.0
+    assert build(tmp_path, loss_type="cispo", epsilon_high=3.0).build_loss_settings().epsilon_high == 3.0
+
+
+def test_the_loss_gets_the_settings_that_were_given(tmp_path):
+    given = {
+        "loss_type": "dapo",
+        "importance_sampling_level": "sequence",
+        "epsilon_high": 0.28,
+        "delta": 2.0,
+        "beta": 0.01,
+        "kl_estimator": "k2",
+        "use_bias_correction_kl": True,
+        "top_entropy_quantile": 0.2,
+        "entropy_coef": 0.001,
+    }
+    assert build(tmp_path, epsilon=0.1, **given).build_loss_settings() == LossSettings(epsilon_low=0.1, **given)
+    faded = {"loss_type": "sapo", "sapo_temperature_pos": 2.0, "sapo_temperature_neg": 3.0, "beta": 0.04}
+    assert build(tmp_path, **faded).build_loss_settings() == LossSettings(**faded)
+    assert build(tmp_path).build_loss_settings() == LossSettings(beta=0.04)
+
+
+@pytest.mark.parametrize(
+    ("given", "scale_rewards"),
+    [
+        ({}, "group"),
+        ({"scale_rewards": "batch"}, "batch"),
+        ({"advantage_estimator": "rloo"}, "none"),
+        ({"advantage_estimator": "reinforce_plus_plus"}, "batch"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "group"),
+    ],
+)
+def test_advantages_are_scaled_as_their_estimator_is_defined_unless_said_otherwise(tmp_path, given, scale_rewards):
+    expected = AdvantageSettings(**{"scale_rewards": scale_rewards, **given})
+    assert build(tmp_path, **given).build_advantage_settings() == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss_type": "ppo"}, "loss_type must be one of"),
+        ({"loss_type": "sapo", "epsilon": 0.1}, "epsilon 0.1 would be ignored"),
+        ({"beta": 0.0, "kl_estimator": "k1"}, "kl_estimator k1 would be ignored"),
+        ({"advantage_estimator": "gae"}, "advantage_estimator must be grpo, rloo or reinforce_plus_plus"),
+        ({"advantage_estimator": "rloo", "scale_rewards": "group"}, "scale_rewards group would be ignored"),
+    ],
+)
+def test_an_algorithm_that_contradicts_itself_is_refused_at_the_start(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, **settings)
+
+
+def test_settings_that_were_written_down_can_be_read_again(tmp_path):
+    for given in ({"loss_type": "cispo"}, {"advantage_estimator": "rloo"}, {"loss_type": "sapo"}):
+        config = build(tmp_path, **given)
+        names = ("loss_type", "epsilon", "epsilon_high", "advantage_estimator", "scale_rewards")
+        again = build(tmp_path, **{name: getattr(config, name) for name in names})
+        assert again.build_loss_settings() == config.build_loss_settings()
+        assert again.build_advantage_settings() == config.build_advantage_settings()
 
 
 def test_data_and_images_must_be_named():

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from open_r1.inference.generator import SamplingSettings
+from open_r1.trainer.advantages import DEFAULT_SCALE, AdvantageSettings
+from open_r1.trainer.loss_settings import CISPO_EPSILON_HIGH, LossSettings
 
 
 def _doc(text: str, default=None, **kwargs):
@@ -37,6 +39,11 @@ _REFUSED = {
     "torch_compile": "Compilation is not supported yet.",
 }
 
+_AT_LEAST_ONE = (
+    *("steps_per_generation", "num_iterations", "max_completion_length", "logps_chunk_size", "max_packed_tokens"),
+    *("dynamic_sampling_max_refills", "ref_model_sync_steps"),
+)
+
 
 @dataclass
 class GRPOConfig(TrainingArguments):
@@ -57,15 +64,52 @@ class GRPOConfig(TrainingArguments):
     min_p: float | None = _doc("Sample among tokens with this share of the best one's probability; None is off.")
     repetition_penalty: float = _doc("Divides the logits of tokens seen before; 1.0 is off.", 1.0)
 
+    # The algorithm: formulas and sources in docs/algorithms.md.
+    loss_type: str = _doc(
+        "The policy loss, and what it is averaged over.",
+        "grpo",
+        choices=["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"],
+    )
+    importance_sampling_level: str = _doc(
+        "Probability ratios per token, or one per completion, the geometric mean over its tokens (GSPO).",
+        "token",
+        choices=["token", "sequence"],
+    )
     beta: float = _doc("Weight of the KL term. 0: no reference model is loaded.", 0.04)
+    kl_estimator: str = _doc(
+        "Estimate of the KL term: log-ratio, half its square, or exp(d) - d - 1. By itself k1 has a gradient of zero "
+        "on average; take it with use_bias_correction_kl.",
+        "k3",
+        choices=["k1", "k2", "k3"],
+    )
+    use_bias_correction_kl: bool = _doc("Weigh the KL term with the ratio, for an unbiased gradient.", False)
     epsilon: float = _doc("The ratio is clipped below 1 - epsilon.", 0.2)
-    epsilon_high: float | None = _doc("And above 1 + epsilon_high (DAPO: 0.28). None: epsilon.")
+    epsilon_high: float | None = _doc(
+        "And above 1 + epsilon_high (DAPO: 0.28). None: epsilon. With cispo the cap of the ratio itself; None: 5.0."
+    )
+    delta: float | None = _doc("Upper bound of the ratio where an advantage is negative. None: no bound.")
+    sapo_temperature_pos: float = _doc("How fast sapo fades out off-policy tokens of positive advantage.", 1.0)
+    sapo_temperature_neg: float = _doc("The same for the other tokens.", 1.05)
+    top_entropy_quantile: float = _doc("Share of the most uncertain tokens that the policy loss learns from.", 1.0)
+    entropy_coef: float = _doc("Weight of a bonus on the mean entropy of the tokens.", 0.0)
+    mask_truncated_completions: bool = _doc("Leave completions that were cut off out of the loss.", False)
     num_iterations: int = _doc("How often the loss goes over a round (mu).", 1)
     steps_per_generation: int | None = _doc("Micro-batches per round. None: gradient_accumulation_steps.")
-    scale_rewards: str = _doc(
-        "Advantages are divided by the standard deviation of the group, of the batch, or of nothing.",
-        "group",
+    advantage_estimator: str = _doc(
+        "Advantages relative to the group's mean, to the mean of its other completions, or to its mean and then "
+        "normalised over the batch.",
+        "grpo",
+        choices=["grpo", "rloo", "reinforce_plus_plus"],
+    )
+    scale_rewards: str | None = _doc(
+        "Advantages are divided by the standard deviation of the group, of the batch, or of nothing. None: group; "
+        "the other advantage estimators have a scaling of their own.",
         choices=["group", "batch", "none"],
+    )
+    multi_objective_aggregation: str = _doc(
+        "Sum the weighted rewards, then normalise; or normalise each reward within the group, then sum (GDPO).",
+        "sum_then_normalize",
+        choices=["sum_then_normalize", "normalize_then_sum"],
     )
     reward_weights: list[float] | None = _doc("One weight per reward function. None: all 1.")
     logps_mode: str = _doc(
@@ -79,11 +123,34 @@ class GRPOConfig(TrainingArguments):
         "Longest packed row; a micro-batch of more tokens is cut into several, which are back-propagated one after "
         "the other. Bounds memory and changes no number. None: a micro-batch is one row."
     )
+    packed_attention: str = _doc(
+        "Kernel of packed rows: varlen (FlashAttention over ragged segments, CUDA with bf16 or fp16), concat (torch's "
+        "attention over padded rectangles, everywhere), auto: varlen where it runs.",
+        "auto",
+        choices=["auto", "varlen", "concat"],
+    )
     offload_vision_features: bool = _doc("Keep the features of a frozen vision tower in CPU memory.", False)
+
+    dynamic_sampling: bool = _doc(
+        "Exchange groups whose rewards are all equal for groups of other prompts (DAPO), before the loss.", False
+    )
+    dynamic_sampling_max_refills: int = _doc("How often a round may be refilled; what is still equal then stays.", 3)
+    sync_ref_model: bool = _doc("Move the reference towards the policy every ref_model_sync_steps (TR-DPO).", False)
+    ref_model_mixup_alpha: float = _doc("Share of the policy in the reference at each synchronisation.", 0.6)
+    ref_model_sync_steps: int = _doc("Optimizer steps between synchronisations of the reference.", 512)
+    on_nonfinite: str = _doc(
+        "What to do about a loss or gradient that is not finite: stop, or skip the optimizer step and count it. The "
+        "groups are written to OUTPUT_DIR/nonfinite either way.",
+        "error",
+        choices=["error", "skip"],
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        self.epsilon_high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        if self.epsilon_high is None:
+            self.epsilon_high = CISPO_EPSILON_HIGH if self.loss_type == "cispo" else self.epsilon
+        if self.scale_rewards is None:
+            self.scale_rewards = DEFAULT_SCALE.get(self.advantage_estimator)
         if self.steps_per_generation is None:
             self.steps_per_generation = self.gradient_accumulation_steps
         self._check()
@@ -110,17 +177,21 @@ class GRPOConfig(TrainingArguments):
                 f"multiple of num_generations ({self.num_generations}), since a group never leaves its device: take "
                 f"{lower or self.num_generations} or {lower + self.num_generations}."
             )
-        for name in ("steps_per_generation", "num_iterations", "max_completion_length", "logps_chunk_size"):
-            if getattr(self, name) < 1:
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive when training, not {self.temperature}.")
-        for name in ("beta", "epsilon", "epsilon_high"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
+        if self.sync_ref_model and not self.beta:
+            raise ValueError("--sync_ref_model needs a reference model: set --beta above 0.")
+        if self.logps_mode == "replicated" and (self.max_packed_tokens is not None or self.packed_attention != "auto"):
+            raise ValueError(
+                "--max_packed_tokens and --packed_attention are about packed rows: drop --logps_mode replicated."
+            )
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
             raise ValueError(f"max_prompt_length must be at least 1, not {self.max_prompt_length}.")
-        self.build_sampling()  # refuses what is out of range
+        for build in (self.build_sampling, self.build_loss_settings, self.build_advantage_settings):
+            build()  # refuses what is out of range or would be ignored
 
     def build_sampling(self) -> SamplingSettings:
         """How completions are drawn in training."""
@@ -131,6 +202,31 @@ class GRPOConfig(TrainingArguments):
             top_k=self.top_k,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+        )
+
+    def build_loss_settings(self) -> LossSettings:
+        """Which loss."""
+        return LossSettings(
+            loss_type=self.loss_type,
+            importance_sampling_level=self.importance_sampling_level,
+            epsilon_low=self.epsilon,
+            epsilon_high=self.epsilon_high,
+            delta=self.delta,
+            beta=self.beta,
+            kl_estimator=self.kl_estimator,
+            use_bias_correction_kl=self.use_bias_correction_kl,
+            sapo_temperature_pos=self.sapo_temperature_pos,
+            sapo_temperature_neg=self.sapo_temperature_neg,
+            top_entropy_quantile=self.top_entropy_quantile,
+            entropy_coef=self.entropy_coef,
+        )
+
+    def build_advantage_settings(self) -> AdvantageSettings:
+        """How rewards become advantages."""
+        return AdvantageSettings(
+            advantage_estimator=self.advantage_estimator,
+            scale_rewards=self.scale_rewards,
+            multi_objective_aggregation=self.multi_objective_aggregation,
         )
 
     @property
