@@ -90,7 +90,7 @@ def build_trainer(
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
     trainer = ColdStartTrainer(
-        load_policy(model_args, vlm_module),
+        load_policy(model_args, vlm_module, keep_dropout=True),
         training_args,
         train_dataset=dataset,
         processing_class=load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels),

@@ -8,7 +8,7 @@ from builders import ask, make_image
 from transformers import AutoConfig, BertConfig
 
 from open_r1.inference.hf_generator import HFGenerator
-from open_r1.trainer.loading import find_language_linears, freeze_vision
+from open_r1.trainer.parts import find_linears, freeze_parts
 from open_r1.vlm_modules import get_vlm_module, select_vlm_module
 from open_r1.vlm_modules.qwen_module import QwenVLModule
 
@@ -70,11 +70,11 @@ def test_end_tokens_are_those_of_the_model_and_of_the_tokenizer(generator):
 def test_freezing_finds_the_tower_and_lora_targets_avoid_it_and_the_head(tiny_checkpoint):
     model = HFGenerator.from_pretrained(tiny_checkpoint, device="cpu").model
     module = QwenVLModule()
-    freeze_vision(model, module)
+    freeze_parts(model, module, ["projector", "vision"])
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen and all("visual" in name for name in frozen)
-    targets = find_language_linears(model, module)
+    targets = find_linears(model, module, ["language"])
     assert all("language_model" in name for name in targets)
     assert len(targets) == 7 * model.config.text_config.num_hidden_layers  # q k v o, gate up down
     with pytest.raises(ValueError, match="found no parameter"):
-        freeze_vision(torch.nn.Linear(1, 1), module)
+        freeze_parts(torch.nn.Linear(1, 1), module, ["vision"])

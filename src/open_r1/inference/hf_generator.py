@@ -10,13 +10,13 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from open_r1.inference.batching import collate_prompts, list_images
 from open_r1.inference.generator import Completions, SamplingSettings
+from open_r1.utils.adapters import find_model_source, load_base_config, merge_adapters
 from open_r1.vlm_modules import select_vlm_module
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
@@ -62,15 +62,6 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _find_base_model(model_path: str) -> str:
-    """The model that a folder of adapters belongs to; any other path is a model itself."""
-    if not (Path(model_path) / "adapter_config.json").is_file():
-        return model_path
-    from peft import PeftConfig
-
-    return PeftConfig.from_pretrained(model_path).base_model_name_or_path
-
-
 class HFGenerator:
     """Generates with the model that is being trained or scored, in this process.
 
@@ -102,18 +93,15 @@ class HFGenerator:
 
         `device="auto"` is CUDA where there is one, else the CPU.
         """
-        from transformers import AutoConfig
-
-        base_path = _find_base_model(model_path)
-        config = AutoConfig.from_pretrained(base_path)
+        source = find_model_source(model_path)
+        config = load_base_config(source)
         vlm_module = select_vlm_module(config)
-        processor = vlm_module.load_processor(model_path, min_pixels, max_pixels)
-        model_class = vlm_module.get_model_class(config)
-        model = model_class.from_pretrained(base_path, dtype=dtype, attn_implementation=attn_implementation)
-        if base_path != model_path:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, model_path).merge_and_unload()
+        processor = vlm_module.load_processor(source.processor_path, min_pixels, max_pixels, revision=source.revision)
+        model = vlm_module.get_model_class(config).from_pretrained(
+            source.base_path, revision=source.revision, dtype=dtype, attn_implementation=attn_implementation
+        )
+        if source.adapters_path is not None:
+            model = merge_adapters(model, source.adapters_path)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device).eval(), processor, vlm_module)

@@ -54,6 +54,9 @@ class QwenVLModule(VLMBaseModule):
     def get_vision_modules_keywords(self) -> list[str]:
         return ["visual"]
 
+    def get_projector_keywords(self) -> list[str]:
+        return ["visual.merger", "visual.deepstack_merger_list"]  # the second is Qwen3-VL's
+
     def get_media_token_ids(self, config: "PretrainedConfig") -> list[int]:
         names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
         return [getattr(config, name) for name in names if getattr(config, name, None) is not None]

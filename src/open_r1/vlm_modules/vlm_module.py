@@ -49,6 +49,7 @@ class EncodedPrompt:
     token_inputs: dict[str, torch.Tensor] = field(default_factory=dict)  # name -> (P,), one value per token
     images: tuple[EncodedImage, ...] = ()  # in order of appearance
     position_ids: torch.Tensor | None = None  # (P,), or (3, P) for M-RoPE; set by `with_positions`
+    source: str = ""  # the row that it comes from, for messages
 
     @property
     def num_tokens(self) -> int:
@@ -106,6 +107,10 @@ class VLMBaseModule(ABC):
     @abstractmethod
     def get_vision_modules_keywords(self) -> list[str]:
         """Dotted-name components that mark the parameters of the vision tower (projector included)."""
+
+    @abstractmethod
+    def get_projector_keywords(self) -> list[str]:
+        """Runs of dotted-name components (`visual.merger`) that mark the projector among those parameters."""
 
     @abstractmethod
     def get_media_token_ids(self, config: "PretrainedConfig") -> list[int]:
@@ -189,6 +194,9 @@ class VLMBaseModule(ABC):
         configured = model.generation_config.eos_token_id
         ids = set(configured if isinstance(configured, list) else [configured]) | {processor.tokenizer.eos_token_id}
         return sorted(token_id for token_id in ids if token_id is not None)
+
+    def is_projector_parameter(self, name: str) -> bool:
+        return any(f".{keyword}." in f".{name}." for keyword in self.get_projector_keywords())
 
     def is_vision_parameter(self, name: str) -> bool:
         return any(keyword in name.split(".") for keyword in self.get_vision_modules_keywords())
