@@ -1,6 +1,6 @@
 """From dataset rows to encoded prompts, in the data loader's workers: each image is encoded once per round."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from open_r1.data.media import load_image
@@ -44,7 +44,7 @@ class GroupCollator:
                 f"{row.get('source', 'row')}: the prompt has {prompt.num_tokens} tokens, more than max_prompt_length "
                 f"({self.max_prompt_length}). Lower --max_pixels or raise --max_prompt_length."
             )
-        return PromptGroup(prompt=prompt, row=row)
+        return PromptGroup(prompt=replace(prompt, source=str(row.get("source", ""))), row=row)
 
     def _encode_image(self, path: str, by_key: dict[str, EncodedImage]) -> EncodedImage:
         image = load_image(path)

@@ -188,6 +188,11 @@ class GRPOConfig(TrainingArguments):
             raise ValueError(
                 "--max_packed_tokens and --packed_attention are about packed rows: drop --logps_mode replicated."
             )
+        if self.max_packed_tokens is not None and self.top_entropy_quantile < 1:
+            raise ValueError(
+                "--top_entropy_quantile chooses among the tokens of a whole micro-batch, and --max_packed_tokens cuts it: "
+                "leave one of them out, or lower per_device_train_batch_size."
+            )
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
             raise ValueError(f"max_prompt_length must be at least 1, not {self.max_prompt_length}.")
         for build in (self.build_sampling, self.build_loss_settings, self.build_advantage_settings):

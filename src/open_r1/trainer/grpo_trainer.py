@@ -22,25 +22,28 @@ from transformers.trainer_callback import ProgressCallback
 
 from open_r1.inference.generator import SamplingSettings
 from open_r1.inference.hf_generator import HFGenerator, eval_mode
-from open_r1.trainer.advantages import combine_rewards, compute_advantages
+from open_r1.trainer.advantages import Advantages, combine_rewards, estimate_advantages
 from open_r1.trainer.attention import choose_layout, enable_packing
 from open_r1.trainer.batch import PromptGroup, RolloutBatch, pad_completions
 from open_r1.trainer.collator import GroupCollator
 from open_r1.trainer.grpo_config import GRPOConfig
+from open_r1.trainer.layout_check import TOLERANCE, check_layout, choose_varlen, needs_check
 from open_r1.trainer.logps import LogpsScorer, TokenScores
-from open_r1.trainer.losses import compute_grpo_loss, masked_mean
+from open_r1.trainer.loss_step import LossMixin
+from open_r1.trainer.losses import mask_truncated
 from open_r1.trainer.metrics import MetricStore, summarise_lengths, summarise_rewards
 from open_r1.trainer.restore import RestoreMixin
 from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_columns
 from open_r1.trainer.rollout_log import GroupRecord, RolloutLog
-from open_r1.trainer.samplers import RepeatRandomSampler, RoundLoader
+from open_r1.trainer.rollouts import Rollout
+from open_r1.trainer.samplers import RepeatRandomSampler, RoundLoader, draw_in_order
 from open_r1.trainer.splitting import split_into_rows
 from open_r1.trainer.vision import attach_image_features, drop_image_features, has_same_vision, is_vision_frozen
 from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
 
-class VLMGRPOTrainer(RestoreMixin, Trainer):
+class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
     """Group Relative Policy Optimization of a vision-language model.
 
     Args:
@@ -92,6 +95,11 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
         torch.manual_seed(args.seed + self.accelerator.process_index)
         if args.beta and ref_model is None and not hasattr(model, "disable_adapter"):
             raise ValueError("beta is not zero, so a reference model is needed; give one, or set --beta 0.")
+        if args.sync_ref_model and ref_model is None:
+            raise ValueError(
+                "--sync_ref_model needs a reference model of its own; LoRA's is the policy without adapters."
+            )
+        self.compute_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         self.reuses_features = is_vision_frozen(model, vlm_module)
         self.ref_reuses_features = ref_model is None or has_same_vision(model, ref_model, vlm_module)
         self.scorer = LogpsScorer(
@@ -100,17 +108,27 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
             is_packed=choose_layout(model, args.logps_mode),
             temperature=args.temperature,
             chunk_size=args.logps_chunk_size,
+            is_varlen=choose_varlen(model, args.packed_attention, self.compute_dtype),
+            has_entropy_gradient=args.entropy_coef != 0,
         )
+        self.must_check_layout = needs_check(model, self.scorer, args.logps_mode)
         if self.scorer.is_packed:
             for packed_model in filter(None, (model, ref_model)):
                 enable_packing(packed_model)
         self.ref_model = ref_model
         if ref_model is not None:
             self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True).eval()
+        if args.sync_ref_model:
+            from trl.trainer.callbacks import SyncRefModelCallback
+
+            self.add_callback(SyncRefModelCallback(ref_model=ref_model, accelerator=self.accelerator))
         self.generator = HFGenerator(self.model, processing_class, vlm_module)
         self.rollout_log = RolloutLog(args.output_dir, self.accelerator.process_index)
         self.metrics = MetricStore()
         self.num_tokens_seen = 0
+        self.num_refills_drawn = 0
+        self._all_gather = partial(_all_gather, self.accelerator.num_processes)
+        self._step_batches: list[RolloutBatch] = []  # micro-batches since the last optimizer step
         self._round: RolloutBatch | None = None
         self._pending: deque[list[int]] = deque()  # groups of each micro-batch of the round that is still to come
 
@@ -162,24 +180,73 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
 
     def _generate_and_score_completions(self, groups: list[PromptGroup]) -> RolloutBatch:
         """Generates G completions per prompt, rewards them and computes what the loss needs."""
-        args = self.args
-        device = self.accelerator.device
+        rollout = self._roll_out(groups)
+        estimate = self._reward(rollout)
+        self.metrics.add("frac_reward_zero_std", estimate.is_constant.float().mean().item())
+        if self.args.dynamic_sampling:
+            estimate = self._refill(rollout, estimate)
+        self._log_round(rollout, estimate)
+        batch = self._build_batch(rollout)
+        if self.must_check_layout:
+            self._check_layout(batch.select([0]))
+        return self._with_fixed_logps(batch)
+
+    def _roll_out(self, groups: list[PromptGroup]) -> Rollout:
         prompts = self._prepare_prompts(groups)
         with self.metrics.timed("generate"):
-            completions = self.generator.generate(prompts, args.num_generations, args.build_sampling())
-        texts = self.generator.decode(completions.token_ids)
-        with self.metrics.timed("reward"):
-            rows = [group.row for group in groups]
-            rewards_per_func = self._score_rewards(rows, texts, completions.token_ids, args.num_generations)
-        advantages = self._compute_advantages(rewards_per_func)
-
-        ids, mask = pad_completions(completions.token_ids, self.generator.pad_token_id, device)
-        batch = RolloutBatch(
-            prompts=prompts, completion_ids=ids, completion_mask=mask, advantages=advantages.to(device)
+            completions = self.generator.generate(prompts, self.args.num_generations, self.args.build_sampling())
+        return Rollout(
+            groups=list(groups),
+            prompts=prompts,
+            texts=self.generator.decode(completions.token_ids),
+            token_ids=completions.token_ids,
+            finish_reasons=completions.finish_reasons,
         )
-        is_truncated = torch.tensor([reason == "length" for reason in completions.finish_reasons])
-        self._log_round(batch, rows, texts, rewards_per_func, is_truncated)
-        return self._with_fixed_logps(batch)
+
+    def _refill(self, rollout: Rollout, estimate: Advantages) -> Advantages:
+        """Exchanges groups that teach nothing for those of other prompts, on all ranks together.
+
+        Rewards are computed again over all groups of the round, since ranking rewards compare them.
+        """
+        for _ in range(self.args.dynamic_sampling_max_refills):
+            constant = torch.nonzero(self._own_share(estimate.is_constant)).flatten().tolist()
+            num_drawn = max(self._all_gather([len(constant)]))
+            if num_drawn == 0:
+                break
+            fresh = self._roll_out(self._draw_refill(num_drawn))
+            for m, n in enumerate(constant):
+                rollout.exchange(n, fresh, m)
+            estimate = self._reward(rollout)
+            self.metrics.add_total("dynamic_sampling/refilled_groups", sum(self._all_gather([len(constant)])))
+        self.metrics.add("dynamic_sampling/frac_reward_zero_std", estimate.is_constant.float().mean().item())
+        return estimate
+
+    def _draw_refill(self, num_groups: int) -> list[PromptGroup]:
+        """As many more prompts for each rank, in an order of their own that goes on from round to round."""
+        start = self.num_refills_drawn + self.accelerator.process_index * num_groups
+        self.num_refills_drawn += self.accelerator.num_processes * num_groups
+        indices = draw_in_order(len(self.train_dataset), start, num_groups, self.args.seed)
+        groups = self.data_collator([self.train_dataset[i] for i in indices])
+        return [replace(group, index=i) for group, i in zip(groups, indices)]
+
+    def _check_layout(self, batch: RolloutBatch) -> None:
+        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
+        with eval_mode(self.model):
+            self.scorer = check_layout(
+                self.scorer,
+                lambda scorer: scorer.score(self.model, head, batch),
+                TOLERANCE[self.compute_dtype],
+                self._all_gather,
+            )
+        self.must_check_layout = False
+
+    def _build_batch(self, rollout: Rollout) -> RolloutBatch:
+        device = self.accelerator.device
+        ids, mask = pad_completions(rollout.token_ids, self.generator.pad_token_id, device)
+        if self.args.mask_truncated_completions:
+            mask = mask_truncated(mask, rollout.is_truncated.to(device))
+        advantages = rollout.advantages.to(device)
+        return RolloutBatch(prompts=rollout.prompts, completion_ids=ids, completion_mask=mask, advantages=advantages)
 
     def _prepare_prompts(self, groups: list[PromptGroup]) -> list[EncodedPrompt]:
         """Prompts on the device, with positions and, where the vision tower is frozen, with features."""
@@ -207,23 +274,26 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
             trainer_state=self.state,
             process_index=self.accelerator.process_index,
             log_metric=self.metrics.add,
-            all_gather=partial(_all_gather, self.accelerator.num_processes),
+            all_gather=self._all_gather,
         )
         return call_reward_funcs(
             self.reward_funcs, prompts=prompts, texts=texts, completion_ids=token_ids, columns=columns
         )
 
-    def _compute_advantages(self, rewards_per_func: torch.Tensor) -> torch.Tensor:
-        """Advantages of this device's completions, (B,), from the rewards of all devices; logs the reward metrics."""
-        args = self.args
-        everywhere = torch.tensor(_all_gather(self.accelerator.num_processes, rewards_per_func.tolist()))
-        rewards = combine_rewards(everywhere, self.reward_weights)
-        advantages, is_constant = compute_advantages(rewards, args.num_generations, args.scale_rewards)
-        for name, value in summarise_rewards(everywhere, self.reward_names, rewards, args.num_generations).items():
-            self.metrics.add(name, value)
-        self.metrics.add("frac_reward_zero_std", is_constant.float().mean().item())
-        size = len(rewards_per_func)
-        return advantages[self.accelerator.process_index * size :][:size]
+    def _reward(self, rollout: Rollout) -> Advantages:
+        """Rewards and advantages of the rollout, and the estimate over all devices that they come from."""
+        size = self.args.num_generations
+        with self.metrics.timed("reward"):
+            rollout.rewards_per_func = self._score_rewards(rollout.rows, rollout.texts, rollout.token_ids, size)
+        everywhere = torch.tensor(self._all_gather(rollout.rewards_per_func.tolist()))
+        settings = self.args.build_advantage_settings()
+        estimate = estimate_advantages(everywhere, self.reward_weights, size, settings)
+        rollout.advantages = self._own_share(estimate.advantages)
+        return estimate
+
+    def _own_share(self, values: torch.Tensor) -> torch.Tensor:
+        """This device's part of a tensor with as many rows of each device, in rank order."""
+        return values.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
 
     @torch.no_grad()
     def _with_fixed_logps(self, batch: RolloutBatch) -> RolloutBatch:
@@ -260,43 +330,6 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
 
     def _score_tokens(self, model: torch.nn.Module, batch: RolloutBatch) -> TokenScores:
         return self.scorer.score(model, self.accelerator.unwrap_model(model).get_output_embeddings(), batch)
-
-    # ---- loss -------------------------------------------------------------------------------------------------
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: RolloutBatch,
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The GRPO loss of a micro-batch of whole groups."""
-        if return_outputs:
-            raise ValueError("There are no model outputs to return; evaluation does not go through the loss.")
-        with self.metrics.timed("loss_forward"):
-            scores = self._score_tokens(model, inputs)
-            output = compute_grpo_loss(
-                scores.per_token_logps,
-                inputs.completion_mask,
-                inputs.advantages,
-                old_per_token_logps=inputs.old_per_token_logps,
-                ref_per_token_logps=inputs.ref_per_token_logps,
-                beta=self.args.beta,
-                epsilon_low=self.args.epsilon,
-                epsilon_high=self.args.epsilon_high,
-            )
-        values = {
-            "entropy": masked_mean(scores.entropies, inputs.completion_mask),
-            "clip_ratio/low_mean": output.clip_low,
-            "clip_ratio/high_mean": output.clip_high,
-            "clip_ratio/region_mean": output.clip_low + output.clip_high,
-        }
-        if output.mean_kl is not None:
-            values["kl"] = output.mean_kl
-        means = self.accelerator.reduce(torch.stack(list(values.values())), reduction="mean")
-        for name, value in zip(values, means.tolist()):
-            self.metrics.add(name, value)
-        return output.loss
 
     # ---- evaluation -------------------------------------------------------------------------------------------
 
@@ -344,39 +377,31 @@ class VLMGRPOTrainer(RestoreMixin, Trainer):
 
     # ---- logs -------------------------------------------------------------------------------------------------
 
-    def _log_round(
-        self,
-        batch: RolloutBatch,
-        rows: list[dict[str, Any]],
-        texts: list[str],
-        rewards_per_func: torch.Tensor,
-        is_truncated: torch.Tensor,
-    ) -> None:
+    def _log_round(self, rollout: Rollout, estimate: Advantages) -> None:
         """Metrics of the completions of all devices, and this device's groups in the rollout log."""
-        lengths = batch.completion_mask.sum(dim=1).cpu()
-        num_processes = self.accelerator.num_processes
-        all_lengths = torch.tensor(_all_gather(num_processes, lengths.tolist()))
-        all_truncated = torch.tensor(_all_gather(num_processes, is_truncated.tolist()))
-        for name, value in summarise_lengths(all_lengths, all_truncated).items():
+        size = rollout.num_generations
+        everywhere = torch.tensor(self._all_gather(rollout.rewards_per_func.tolist()))
+        for name, value in summarise_rewards(everywhere, self.reward_names, estimate.rewards, size).items():
             self.metrics.add(name, value)
-        num_prompt_tokens = sum(_all_gather(num_processes, [prompt.num_tokens for prompt in batch.prompts]))
-        self.num_tokens_seen += num_prompt_tokens + int(all_lengths.sum())
+        lengths = torch.tensor(self._all_gather([len(ids) for ids in rollout.token_ids]))
+        is_truncated = torch.tensor(self._all_gather(rollout.is_truncated.tolist()))
+        for name, value in summarise_lengths(lengths, is_truncated).items():
+            self.metrics.add(name, value)
+        num_prompt_tokens = sum(self._all_gather([prompt.num_tokens for prompt in rollout.prompts]))
+        self.num_tokens_seen += num_prompt_tokens + int(lengths.sum())
 
-        size = batch.num_generations
-        values = [[None if value != value else value for value in row] for row in rewards_per_func.tolist()]
-        records = []
-        for n, row in enumerate(rows):
-            members = slice(n * size, (n + 1) * size)
-            records.append(
-                GroupRecord(
-                    step=self.state.global_step,
-                    row=row,
-                    completions=texts[members],
-                    rewards={name: [v[i] for v in values[members]] for i, name in enumerate(self.reward_names)},
-                    advantages=batch.advantages[members].tolist(),
-                    finish_reasons=["length" if cut else "stop" for cut in is_truncated[members]],
-                )
+        values = [[None if value != value else value for value in row] for row in rollout.rewards_per_func.tolist()]
+        records = [
+            GroupRecord(
+                step=self.state.global_step,
+                row=row,
+                completions=rollout.texts[rollout.members(n)],
+                rewards={name: [v[i] for v in values[rollout.members(n)]] for i, name in enumerate(self.reward_names)},
+                advantages=rollout.advantages[rollout.members(n)].tolist(),
+                finish_reasons=rollout.finish_reasons[rollout.members(n)],
             )
+            for n, row in enumerate(rollout.rows)
+        ]
         self.rollout_log.write(records)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -9,10 +9,23 @@ since the trainer already holds the round's groups. Two devices, three prompts e
                                       ^^^ the tail is filled up from the beginning of the same order
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from open_r1.trainer.batch import PromptGroup
+
+
+def draw_in_order(num_rows: int, start: int, count: int, seed: int) -> list[int]:
+    """Entries `start` to `start + count` - 1 of an endless stream of rows: one random permutation after another."""
+    drawn = []
+    for position in range(start, start + count):
+        generator = torch.Generator().manual_seed(seed + 2**32 + position // num_rows)  # not the orders of the epochs
+        drawn.append(int(torch.randperm(num_rows, generator=generator)[position % num_rows]))
+    return drawn
 
 
 class RepeatRandomSampler(Sampler[list[int]]):
@@ -72,8 +85,49 @@ class RepeatRandomSampler(Sampler[list[int]]):
                 yield []
 
 
+@dataclass(frozen=True)
+class IndexedRows(Dataset):
+    """Rows together with their place in the data set, by which a round can be found again: `(index, row)`."""
+
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
+        return index, self.rows[index]
+
+
+@dataclass(frozen=True)
+class IndexedCollator:
+    """Encodes rows with another collator and writes their places into the groups."""
+
+    collator: Callable[[list[dict[str, Any]]], list[PromptGroup]]
+
+    def __call__(self, items: list[tuple[int, dict[str, Any]]]) -> list[PromptGroup]:
+        groups = self.collator([row for _, row in items])
+        return [replace(group, index=index) for (index, _), group in zip(items, groups, strict=True)]
+
+
 class RoundLoader(DataLoader):
-    """A data loader whose batch sampler learns the epoch (transformers only asks loaders that have `set_epoch`)."""
+    """A data loader of encoded groups that draws none of the global random numbers (each iterator draws a seed for its
+    workers) and whose batch sampler learns the epoch (transformers only asks loaders that have `set_epoch`).
+
+    Args:
+        dataset: Rows.
+        batch_sampler: Indices of each micro-step.
+        collate_fn: From rows to groups.
+        settings: Of torch's `DataLoader`.
+    """
+
+    def __init__(self, dataset: Any, batch_sampler: RepeatRandomSampler, collate_fn: Callable, **settings: Any):
+        super().__init__(
+            IndexedRows(dataset),
+            batch_sampler=batch_sampler,
+            collate_fn=IndexedCollator(collate_fn),
+            generator=torch.Generator(),
+            **settings,
+        )
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)

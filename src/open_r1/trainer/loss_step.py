@@ -1,0 +1,124 @@
+"""The optimizer step of GRPO: the loss of a micro-batch, row by row, and what happens when it is not finite."""
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from open_r1.trainer.batch import RolloutBatch
+from open_r1.trainer.entropy import compute_entropy_threshold, compute_entropy_weights, mask_high_entropy_tokens
+from open_r1.trainer.guards import dump_groups, find_bad_groups
+from open_r1.trainer.losses import LossInputs, LossOutput, compute_policy_loss, compute_token_weights
+from open_r1.trainer.splitting import split_into_rows
+
+
+logger = logging.getLogger(__name__)
+
+
+class LossMixin:
+    """Put before a transformers `Trainer`; `VLMGRPOTrainer` has what else this needs."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: RolloutBatch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The loss of a micro-batch of whole groups.
+
+        Where the micro-batch takes several packed rows, all but the last are back-propagated here, one after the
+        other, so that the activations of only one exist at a time. The value returned is that of the whole.
+        """
+        if return_outputs:
+            raise ValueError("There are no model outputs to return; evaluation does not go through the loss.")
+        with self.metrics.timed("loss_forward"):
+            parts = split_into_rows(self._with_token_weights(inputs), self.args.max_packed_tokens)
+            num_rows = max(self._all_gather([len(parts)]))  # every rank runs as many passes
+            nothing = torch.zeros_like(parts[-1].token_weights)
+            idle = replace(parts[-1], token_weights=nothing, entropy_weights=nothing)
+            outputs = []
+            for part in [*parts, *[idle] * (num_rows - len(parts))]:
+                if outputs:
+                    self.accelerator.backward(outputs[-1].loss / self.current_gradient_accumulation_steps)
+                    outputs[-1] = replace(outputs[-1], loss=outputs[-1].loss.detach())
+                outputs.append(self._compute_row_loss(model, part))
+        self._log_losses(outputs[: len(parts)], inputs)
+        return outputs[-1].loss + sum(output.loss for output in outputs[:-1])
+
+    def _with_token_weights(self, micro_batch: RolloutBatch) -> RolloutBatch:
+        args, mask = self.args, micro_batch.completion_mask
+        tokens_per_micro_batch = None
+        if args.loss_type in ("dapo", "cispo"):
+            total = sum(self._all_gather([int(self._round.completion_mask.sum())]))
+            tokens_per_micro_batch = total / self.accelerator.num_processes / args.steps_per_generation
+        weights = compute_token_weights(
+            args.loss_type,
+            mask,
+            max_completion_length=args.max_completion_length,
+            tokens_per_micro_batch=tokens_per_micro_batch,
+        )
+        return replace(micro_batch, token_weights=weights, entropy_weights=compute_entropy_weights(mask))
+
+    def _compute_row_loss(self, model: torch.nn.Module, row: RolloutBatch) -> LossOutput:
+        """The share of one packed row in the loss of its micro-batch."""
+        scores, settings = self._score_tokens(model, row), self.args.build_loss_settings()
+        mask, entropy_mask, entropy_weights = row.completion_mask, None, row.entropy_weights
+        if settings.top_entropy_quantile < 1:
+            entropies = torch.tensor(self._all_gather(scores.entropies[mask].tolist()), device=mask.device)
+            threshold = compute_entropy_threshold(entropies, settings.top_entropy_quantile)
+            entropy_mask = mask_high_entropy_tokens(scores.entropies, mask, threshold)
+            entropy_weights = compute_entropy_weights(mask, entropy_mask)
+        loss_inputs = LossInputs(
+            completion_mask=mask,
+            advantages=row.advantages,
+            token_weights=row.token_weights,
+            old_per_token_logps=row.old_per_token_logps,
+            ref_per_token_logps=row.ref_per_token_logps,
+            entropy_mask=entropy_mask,
+            entropy_weights=entropy_weights,
+        )
+        output = compute_policy_loss(scores.per_token_logps, scores.entropies, loss_inputs, settings)
+        if not output.loss.isfinite():
+            self._report_nonfinite("loss", row, scores.per_token_logps)
+        return output
+
+    def _log_losses(self, outputs: list[LossOutput], micro_batch: RolloutBatch) -> None:
+        """Means over the tokens of a micro-batch of all devices."""
+        names = list(outputs[0].metrics)
+        sums = torch.stack([sum(output.metrics[name] for output in outputs) for name in names])  # (metrics, 2)
+        for name, (total, count) in zip(names, self.accelerator.reduce(sums, reduction="sum").tolist()):
+            if count:
+                self.metrics.add(name, total / count)
+        self._step_batches.append(micro_batch)
+
+    def _report_nonfinite(self, what: str, batch: RolloutBatch, per_token_logps: torch.Tensor | None) -> None:
+        """Writes the offending groups down; stops, or marks the optimizer step to be skipped.
+
+        Raises:
+            FloatingPointError: unless `--on_nonfinite skip`.
+        """
+        groups = list(range(len(batch.prompts)))
+        if per_token_logps is not None:
+            groups = find_bad_groups(batch, per_token_logps)
+        name = f"step{self.state.global_step}_rank{self.accelerator.process_index}_{what}.json"
+        path = dump_groups(Path(self.args.output_dir) / "nonfinite" / name, batch, groups, per_token_logps)
+        message = f"The {what} of step {self.state.global_step} is not finite; its groups are in {path}."
+        if self.args.on_nonfinite == "error":
+            raise FloatingPointError(f"{message} Lower the learning rate, or go on with --on_nonfinite skip.")
+        logger.warning("%s The optimizer step is skipped.", message)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The norm before the optimizer step; without gradients that are not finite there is no step."""
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        batches, self._step_batches = self._step_batches, []
+        # A loss scaler (fp16) meets infinite gradients as a matter of course, and skips those steps itself.
+        if self.accelerator.scaler is None and not math.isfinite(grad_norm):
+            self._report_nonfinite("gradient", batches[-1], None)
+            for parameter in model.parameters():
+                parameter.grad = None
+            self.metrics.add_total("nonfinite/skipped_steps", 1)
+        return grad_norm
