@@ -21,12 +21,8 @@ NAN = float("nan")
 RLOO = AdvantageSettings(advantage_estimator="rloo", scale_rewards="none")
 REINFORCE = AdvantageSettings(advantage_estimator="reinforce_plus_plus", scale_rewards="batch")
 GDPO = AdvantageSettings(multi_objective_aggregation="normalize_then_sum")
-EVERY_SETTING = [
-    *(AdvantageSettings(scale_rewards=scale) for scale in ("group", "batch", "none")),
-    RLOO,
-    REINFORCE,
-    GDPO,
-]
+GRPO = [AdvantageSettings(scale_rewards=scale) for scale in ("group", "batch", "none")]
+EVERY_SETTING = [*GRPO, RLOO, REINFORCE, GDPO]
 
 
 def estimate(
