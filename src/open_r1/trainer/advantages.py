@@ -152,12 +152,3 @@ def _is_constant(deviation: torch.Tensor) -> torch.Tensor:
 def _std(values: torch.Tensor) -> torch.Tensor:
     """Unbiased standard deviation (), zero of fewer than two values."""
     return values.std() if values.numel() > 1 else values.new_zeros(())
-
-
-def compute_advantages(
-    rewards: torch.Tensor, num_generations: int, scale_rewards: str = "group"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`estimate_advantages` of one reward (B,): advantages (B,) and whether each group is constant (N,)."""
-    settings = AdvantageSettings(scale_rewards=scale_rewards)
-    estimate = estimate_advantages(rewards[:, None], torch.ones(1), num_generations, settings)
-    return estimate.advantages, estimate.is_constant

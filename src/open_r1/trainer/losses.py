@@ -40,11 +40,6 @@ class LossOutput:
     metrics: dict[str, torch.Tensor]  # TRL's names; each (2,), detached: a sum, and the number of values in it
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of (B, C) values at masked positions; zero where there is none."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
 def mask_truncated(completion_mask: torch.Tensor, is_truncated: torch.Tensor) -> torch.Tensor:
     """The mask (B, C) without the tokens of completions (B,) that were cut off (DAPO, arXiv 2503.14476, Sec. 3.4)."""
     return completion_mask & ~is_truncated[:, None]
@@ -231,43 +226,3 @@ def _sum_and_count(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         mask = torch.ones_like(values, dtype=torch.bool)
     total = torch.where(mask, values, 0).sum(dtype=torch.promote_types(values.dtype, torch.float32))
     return torch.stack([total, mask.sum().to(total.dtype)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class GRPOLoss:
-    """`compute_policy_loss` of a whole micro-batch under `grpo`, its metrics as means."""
-
-    loss: torch.Tensor  # ()
-    mean_kl: torch.Tensor | None  # (); None without a KL term
-    clip_low: torch.Tensor  # ()
-    clip_high: torch.Tensor  # ()
-
-
-def compute_grpo_loss(
-    per_token_logps: torch.Tensor,
-    completion_mask: torch.Tensor,
-    advantages: torch.Tensor,
-    *,
-    old_per_token_logps: torch.Tensor | None = None,
-    ref_per_token_logps: torch.Tensor | None = None,
-    beta: float = 0.0,
-    epsilon_low: float = 0.2,
-    epsilon_high: float = 0.2,
-) -> GRPOLoss:
-    """`compute_policy_loss` of a whole micro-batch under `grpo`."""
-    inputs = LossInputs(
-        completion_mask=completion_mask,
-        advantages=advantages,
-        token_weights=compute_token_weights("grpo", completion_mask, max_completion_length=1),
-        old_per_token_logps=old_per_token_logps,
-        ref_per_token_logps=ref_per_token_logps,
-    )
-    settings = LossSettings(beta=beta, epsilon_low=epsilon_low, epsilon_high=epsilon_high)
-    output = compute_policy_loss(per_token_logps, torch.zeros_like(per_token_logps), inputs, settings)
-    means = {name: total / count.clamp(min=1) for name, (total, count) in output.metrics.items()}
-    return GRPOLoss(
-        loss=output.loss,
-        mean_kl=means.get("kl"),
-        clip_low=means["clip_ratio/low_mean"],
-        clip_high=means["clip_ratio/high_mean"],
-    )
