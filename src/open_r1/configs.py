@@ -83,6 +83,9 @@ class GRPOScriptArguments(DataArguments):
         "adaptive",
         choices=["adaptive", "fixed"],
     )
+    overlong_cache: int | None = _doc(
+        "Tokens before max_completion_length in which the reward `overlong` falls from 0 to -1. Default: a fifth."
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -90,6 +93,8 @@ class GRPOScriptArguments(DataArguments):
             self.reward_funcs = [self.reward_funcs]
         if not 0 <= self.val_split_ratio < 1:
             raise ValueError(f"--val_split_ratio must be in [0, 1), not {self.val_split_ratio}.")
+        if self.overlong_cache is not None and "overlong" not in self.reward_funcs:
+            raise ValueError("--overlong_cache belongs to the reward `overlong`: add it to --reward_funcs.")
 
 
 @dataclass

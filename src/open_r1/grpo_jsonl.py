@@ -56,8 +56,9 @@ def load_data(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -
     return split_train_validation(dataset, script_args.val_split_ratio, training_args.seed)
 
 
-def build_rewards(script_args: "GRPOScriptArguments") -> list:
+def build_rewards(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> list:
     from open_r1.rewards import build_reward_funcs
+    from open_r1.rewards.overlong import choose_overlong_cache
 
     return build_reward_funcs(
         script_args.reward_funcs,
@@ -65,6 +66,8 @@ def build_rewards(script_args: "GRPOScriptArguments") -> list:
         ranking_reward=script_args.ranking_reward,
         ranking_scope=script_args.ranking_scope,
         ranking_variance=script_args.ranking_variance,
+        max_completion_length=training_args.max_completion_length,
+        overlong_cache=choose_overlong_cache(training_args.max_completion_length, script_args.overlong_cache),
     )
 
 
@@ -76,7 +79,7 @@ def build_trainer(
     from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
     from open_r1.trainer.loading import load_policy, load_processor, load_reference, load_vlm_module
 
-    reward_funcs = build_rewards(script_args)
+    reward_funcs = build_rewards(script_args, training_args)
     train_dataset, eval_dataset = load_data(script_args, training_args)
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)

@@ -3,6 +3,7 @@
 import pytest
 
 from open_r1.configs import GRPOModelConfig, GRPOScriptArguments
+from open_r1.grpo_jsonl import build_rewards
 from open_r1.trainer.advantages import AdvantageSettings
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.loss_settings import LossSettings
@@ -138,6 +139,22 @@ def test_data_and_images_must_be_named():
         GRPOScriptArguments(data_file_paths=["a.jsonl"])
     with pytest.raises(ValueError, match="val_split_ratio"):
         GRPOScriptArguments(data_file_paths=["a.jsonl"], image_folders=["a"], val_split_ratio=1.0)
+
+
+def test_an_option_of_a_reward_that_is_not_used_is_refused():
+    given = {"data_file_paths": ["a.jsonl"], "image_folders": ["a"], "overlong_cache": 20}
+    assert GRPOScriptArguments(reward_funcs=["format", "overlong"], **given).overlong_cache == 20
+    with pytest.raises(ValueError, match="overlong_cache belongs to the reward `overlong`"):
+        GRPOScriptArguments(**given)
+
+
+def test_the_overlong_penalty_gets_the_limit_of_the_run(tmp_path):
+    given = {"data_file_paths": ["a.jsonl"], "image_folders": ["a"], "reward_funcs": ["overlong"]}
+    training_args = build(tmp_path, max_completion_length=10)
+    (reward,) = build_rewards(GRPOScriptArguments(overlong_cache=5, **given), training_args)
+    assert reward([], [], completion_ids=[[1] * 5, [1] * 8, [1] * 10]) == [0.0, -0.6, -1.0]
+    with pytest.raises(ValueError, match=r"between 1 and max_completion_length \(10\), not 11"):
+        build_rewards(GRPOScriptArguments(overlong_cache=11, **given), training_args)
 
 
 def test_both_spellings_of_the_dtype_work():

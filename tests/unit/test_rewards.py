@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from open_r1.rewards import REWARD_FUNCS, TASK_REWARDS, build_reward_funcs, format, ranking, thurstone
+from open_r1.rewards import REWARD_FUNCS, TASK_REWARDS, build_reward_funcs, format, overlong, ranking, thurstone
 
 
 DOCS = Path(__file__).parents[2] / "docs" / "rewards.md"
@@ -94,7 +94,7 @@ def test_what_is_unknown_is_refused_with_what_is_known(names, task_type, message
 
 
 def test_an_option_that_no_reward_has_is_refused():
-    with pytest.raises(ValueError, match="ranking_scoop; known: ranking_reward, ranking_scope, ranking_variance"):
+    with pytest.raises(ValueError, match="ranking_scoop; known: .*ranking_reward, ranking_scope, ranking_variance"):
         build_reward_funcs(["format"], ranking_scoop="device")
 
 
@@ -133,7 +133,41 @@ def test_format_rewards_are_one_for_the_contract_and_zero_else():
     assert format.nothink_format_reward([], completions) == [0.0, 1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("module", [format, ranking, thurstone], ids=lambda module: module.__name__)
+def test_the_overlong_penalty_grows_towards_the_limit():
+    (reward,) = build_reward_funcs(["overlong"], max_completion_length=10, overlong_cache=4)
+    assert reward.__name__ == overlong.overlong_reward.__name__
+    lengths = [0, 6, 7, 9, 10, 12]
+    expected = [0.0, 0.0, -0.25, -0.75, -1.0, -1.0]
+    assert reward([], as_completions(*"abcdef"), [[1] * length for length in lengths]) == expected
+
+
+def test_the_overlong_penalty_is_that_of_trl():
+    from trl.rewards import get_soft_overlong_punishment
+
+    ids = [[1] * length for length in range(60)]
+    (ours,) = build_reward_funcs(["overlong"], max_completion_length=50, overlong_cache=13)
+    theirs = get_soft_overlong_punishment(max_completion_len=50, soft_punish_cache=13)
+    assert ours([], [], ids) == pytest.approx(theirs(completion_ids=ids))
+
+
+def test_the_overlong_penalty_begins_a_fifth_before_the_limit_unless_given():
+    assert overlong.choose_overlong_cache(256) == 51
+    assert overlong.choose_overlong_cache(3) == 1
+    assert overlong.choose_overlong_cache(256, 256) == 256
+
+
+@pytest.mark.parametrize("cache", [0, -1, 257])
+def test_an_overlong_penalty_outside_the_limit_is_refused(cache):
+    with pytest.raises(ValueError, match=r"between 1 and max_completion_length \(256\)"):
+        overlong.choose_overlong_cache(256, cache)
+
+
+def test_the_overlong_penalty_needs_tokens():
+    with pytest.raises(ValueError, match="needs completion_ids"):
+        overlong.overlong_reward([], as_completions("a"))
+
+
+@pytest.mark.parametrize("module", [format, overlong, ranking, thurstone], ids=lambda module: module.__name__)
 def test_the_examples_in_the_docstrings_hold(module):
     results = doctest.testmod(module)
     assert results.attempted > 0

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from open_r1.rewards.format import format_reward, nothink_format_reward
+from open_r1.rewards.overlong import overlong_reward
 from open_r1.rewards.ranking import fidelity_reward
 
 
@@ -31,6 +32,7 @@ REWARD_FUNCS: dict[str, RewardFunc] = {
     "fidelity": fidelity_reward,
     "think_answer_format": format_reward,
     "nothink_format": nothink_format_reward,
+    "overlong": overlong_reward,
 }
 
 # What a name means under a `--task_type`, where it is not the name of one function.
