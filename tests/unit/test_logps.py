@@ -9,7 +9,8 @@ from builders import ask, make_image
 from open_r1.inference.hf_generator import HFGenerator
 from open_r1.trainer.attention import choose_layout, enable_packing
 from open_r1.trainer.batch import RolloutBatch, pad_completions
-from open_r1.trainer.logps import LogpsScorer, score_chunk, scoring_head
+from open_r1.trainer.logps import LogpsScorer, scoring_head
+from open_r1.trainer.token_scores import score_tokens
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_no_more_logits_exist_at_a_time_than_a_chunk_has_tokens(generator, batch
 def test_the_output_head_is_itself_again_afterwards_even_after_an_error(generator, batch):
     head = generator.model.get_output_embeddings()
     with pytest.raises(RuntimeError, match="on purpose"):
-        with scoring_head(head, lambda hidden: hidden[0], batch.completion_ids[0], score_chunk, 4):
+        with scoring_head(head, lambda hidden: hidden[0], batch.completion_ids[0], score_tokens, 4):
             raise RuntimeError("on purpose")
     assert "forward" not in head.__dict__
     assert head(torch.zeros(1, head.in_features)).shape == (1, head.out_features)
@@ -191,3 +192,26 @@ def test_selecting_groups_trims_completions_and_keeps_scores(generator, batch):
     assert part.completion_ids.shape == (4, 5)
     whole = score(generator, batch).per_token_logps
     assert torch.allclose(score(generator, part).per_token_logps, whole[[4, 5, 0, 1], :5], atol=1e-5)
+
+
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_derivatives_of_token_scores_are_those_of_the_formulas(entropy_gradient):
+    torch.manual_seed(0)
+    logits = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 6, 3, 3, 1])
+
+    def by_hand(values: torch.Tensor) -> torch.Tensor:
+        log_probabilities = (values / 0.7).log_softmax(dim=-1)
+        entropies = -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
+        logps = log_probabilities.gather(-1, targets[:, None])[:, 0]
+        return torch.stack([logps, entropies if entropy_gradient else entropies.detach()], dim=-1)
+
+    def ours(values: torch.Tensor) -> torch.Tensor:
+        return score_tokens(lambda hidden: hidden, values, targets, 0.7, entropy_gradient)
+
+    assert torch.allclose(ours(logits), by_hand(logits), atol=1e-12)
+    weights = torch.randn(5, 2, dtype=torch.float64)
+    gradients = [torch.autograd.grad((f(logits) * weights).sum(), logits)[0] for f in (ours, by_hand)]
+    assert torch.allclose(*gradients, atol=1e-12)
+    if entropy_gradient:
+        assert torch.autograd.gradcheck(ours, (logits,))

@@ -22,10 +22,11 @@ from torch.utils.checkpoint import checkpoint
 from open_r1.inference.batching import collate_prompts, list_images
 from open_r1.trainer.batch import RolloutBatch
 from open_r1.trainer.packing import build_packed_inputs
+from open_r1.trainer.token_scores import score_tokens
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
 
-# Tokens whose logits exist at the same time: 512 x 152k x 4 bytes is 0.3 GB.
+# Tokens whose logits exist at the same time: 512 x 152k x 4 bytes is 0.3 GB, and twice that in the backward pass.
 DEFAULT_CHUNK_SIZE = 512
 
 
@@ -35,35 +36,6 @@ class TokenScores:
 
     per_token_logps: torch.Tensor  # (B, C)
     entropies: torch.Tensor  # (B, C), in nats, without gradient
-
-
-def score_chunk(
-    head: Callable[[torch.Tensor], torch.Tensor],
-    hidden: torch.Tensor,
-    targets: torch.Tensor,
-    temperature: float = 1.0,
-    entropy_gradient: bool = False,
-) -> torch.Tensor:
-    """Log-probability of each target and entropy of its distribution, in float32 (float64 stays).
-
-    Args:
-        head: Maps hidden states (T, H) to logits (T, V).
-        hidden: (T, H).
-        targets: (T,) token ids.
-        temperature: Logits are divided by it, as they were when sampling.
-        entropy_gradient: Whether the entropy is differentiable.
-
-    Returns:
-        (T, 2): log-probability, entropy in nats.
-    """
-    logits = head(hidden)
-    logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature  # (T, V)
-    log_normaliser = logits.logsumexp(dim=-1)  # (T,)
-    logps = logits.gather(-1, targets[:, None])[:, 0] - log_normaliser
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        probabilities = (logits - log_normaliser[:, None]).exp()
-        entropies = log_normaliser - (probabilities * logits).sum(dim=-1)
-    return torch.stack([logps, entropies], dim=-1)
 
 
 @contextlib.contextmanager
@@ -80,7 +52,7 @@ def scoring_head(
         head: The model's output embedding (`get_output_embeddings()`).
         select: Picks out of the hidden states that the head is given those (T, H) that predict a completion token.
         targets: (T,) these tokens.
-        score_part: `score_chunk` with its settings: of head, hidden states and targets.
+        score_part: `score_tokens` with its settings: of head, hidden states and targets.
         chunk_size: Tokens whose logits exist at the same time.
     """
     replaced = head.__dict__.get("forward")  # an instance's own forward, where another library has set one
@@ -163,7 +135,7 @@ class LogpsScorer:
         def select(hidden: torch.Tensor) -> torch.Tensor:
             return hidden[0, hidden.shape[1] - num_tokens :] if self.is_packed else hidden[:, :-1][mask]
 
-        score_part = partial(score_chunk, temperature=self.temperature, entropy_gradient=self.has_entropy_gradient)
+        score_part = partial(score_tokens, temperature=self.temperature, entropy_gradient=self.has_entropy_gradient)
         with scoring_head(head, select, ids[mask], score_part, self.chunk_size):
             scores = model(**inputs, use_cache=False).logits  # (T, 2)
         zeros = torch.zeros(ids.shape, dtype=scores.dtype, device=scores.device)
