@@ -36,8 +36,13 @@ _REFUSED = {
     "label_names": "There are no labels in GRPO; rewards read the columns of the data.",
     "label_smoothing_factor": "There are no labels to smooth in GRPO.",
     "use_liger_kernel": "The log-probabilities are computed in chunks already.",
+    "ignore_data_skip": "A resumed run skips the rows that were used; none of them is opened for that.",
+    "enable_jit_checkpoint": "SIGTERM and SIGUSR1 save a checkpoint at the end of the step anyway.",
     "torch_compile": "Compilation is not supported yet.",
 }
+
+# Endings of metrics that are the better the lower they are; transformers knows of "loss" alone.
+_LOWER_IS_BETTER = ("unparsed", "completions/clipped_ratio")
 
 _AT_LEAST_ONE = (
     *("steps_per_generation", "num_iterations", "max_completion_length", "logps_chunk_size", "max_packed_tokens"),
@@ -131,6 +136,13 @@ class GRPOConfig(TrainingArguments):
     )
     offload_vision_features: bool = _doc("Keep the features of a frozen vision tower in CPU memory.", False)
 
+    eval_num_generations: int = _doc(
+        "Completions per validation row (K); per_device_eval_batch_size counts completions, too.", 1
+    )
+    eval_temperature: float | None = _doc(
+        "Sampling temperature of evaluation; 0 is greedy. None: 0, or the one of training where K is above 1."
+    )
+
     dynamic_sampling: bool = _doc(
         "Exchange groups whose rewards are all equal for groups of other prompts (DAPO), before the loss.", False
     )
@@ -146,7 +158,11 @@ class GRPOConfig(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.greater_is_better is None and str(self.metric_for_best_model).endswith(_LOWER_IS_BETTER):
+            self.greater_is_better = False
         super().__post_init__()
+        if self.eval_temperature is None:
+            self.eval_temperature = self.temperature if self.eval_num_generations > 1 else 0.0
         if self.epsilon_high is None:
             self.epsilon_high = CISPO_EPSILON_HIGH if self.loss_type == "cispo" else self.epsilon
         if self.scale_rewards is None:
@@ -190,13 +206,34 @@ class GRPOConfig(TrainingArguments):
             )
         if self.max_packed_tokens is not None and self.top_entropy_quantile < 1:
             raise ValueError(
-                "--top_entropy_quantile chooses among the tokens of a whole micro-batch, and --max_packed_tokens cuts it: "
+                "--top_entropy_quantile chooses among the tokens of a whole micro-batch, --max_packed_tokens cuts it: "
                 "leave one of them out, or lower per_device_train_batch_size."
             )
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
             raise ValueError(f"max_prompt_length must be at least 1, not {self.max_prompt_length}.")
+        self._check_evaluation()
         for build in (self.build_sampling, self.build_loss_settings, self.build_advantage_settings):
             build()  # refuses what is out of range or would be ignored
+
+    def _check_evaluation(self) -> None:
+        if self.do_eval and self.eval_strategy == "no" and not self.eval_on_start:
+            raise ValueError(
+                "--do_eval alone evaluates nothing: say when, with --eval_strategy steps or epoch, or --eval_on_start."
+            )
+        if self.eval_num_generations < 1:
+            raise ValueError(f"eval_num_generations must be at least 1, not {self.eval_num_generations}.")
+        if self.eval_num_generations > 1 and self.eval_temperature == 0:
+            raise ValueError(
+                "--eval_num_generations above 1 needs an --eval_temperature above 0: greedy completions of one row "
+                "are all the same."
+            )
+        self.build_eval_sampling(seed=self.seed)  # refuses what is out of range
+
+    def build_eval_sampling(self, seed: int) -> SamplingSettings:
+        """How the completions of a batch of validation rows are drawn: from all tokens, as `open_r1.score` does."""
+        return SamplingSettings(
+            max_new_tokens=self.max_completion_length, temperature=self.eval_temperature, seed=seed
+        )
 
     def build_sampling(self) -> SamplingSettings:
         """How completions are drawn in training."""

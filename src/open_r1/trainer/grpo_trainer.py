@@ -10,7 +10,7 @@ One round, from the sampler to the loss:
     -> micro-batches         whole groups, num_iterations times       compute_loss
 """
 
-from collections import deque
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,30 +20,43 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import ProgressCallback
 
-from open_r1.inference.generator import SamplingSettings
 from open_r1.inference.hf_generator import HFGenerator, eval_mode
-from open_r1.trainer.advantages import Advantages, combine_rewards, estimate_advantages
+from open_r1.trainer.advantages import Advantages, estimate_advantages
 from open_r1.trainer.attention import choose_layout, enable_packing
 from open_r1.trainer.batch import PromptGroup, RolloutBatch, pad_completions
 from open_r1.trainer.collator import GroupCollator
+from open_r1.trainer.evaluation import (
+    add_worst_value,
+    build_eval_records,
+    check_evaluation,
+    check_validation_data,
+    complete_rows,
+    describe_outcome,
+    measure_task,
+    summarise_completions,
+)
 from open_r1.trainer.grpo_config import GRPOConfig
+from open_r1.trainer.grpo_state import GRPOStateMixin
 from open_r1.trainer.layout_check import TOLERANCE, check_layout, choose_varlen, needs_check
 from open_r1.trainer.logps import LogpsScorer, TokenScores
 from open_r1.trainer.loss_step import LossMixin
 from open_r1.trainer.losses import mask_truncated
 from open_r1.trainer.metrics import MetricStore, summarise_lengths, summarise_rewards
-from open_r1.trainer.restore import RestoreMixin
 from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_columns
 from open_r1.trainer.rollout_log import GroupRecord, RolloutLog
 from open_r1.trainer.rollouts import Rollout
+from open_r1.trainer.rounds import Round, split_into_micro_batches
 from open_r1.trainer.samplers import RepeatRandomSampler, RoundLoader, draw_in_order
 from open_r1.trainer.splitting import split_into_rows
 from open_r1.trainer.vision import attach_image_features, drop_image_features, has_same_vision, is_vision_frozen
 from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
+from open_r1.utils.score_metrics import EvalMetrics
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
+logger = logging.getLogger(__name__)
 
-class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
+
+class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
     """Group Relative Policy Optimization of a vision-language model.
 
     Args:
@@ -56,6 +69,7 @@ class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
         processing_class: Its processor.
         train_dataset: Rows with at least `prompt` and `image_path`; all columns reach the rewards.
         eval_dataset: Rows of the same kind.
+        eval_metrics: What the task measures on validation rows and their completions, beside rewards and lengths.
         callbacks: As in transformers.
     """
 
@@ -70,6 +84,7 @@ class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
         processing_class: Any,
         train_dataset: Any,
         eval_dataset: Any = None,
+        eval_metrics: EvalMetrics | None = None,
         callbacks: list | None = None,
     ):
         if args.n_gpu > 1:
@@ -81,6 +96,8 @@ class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
         self.reward_funcs = reward_funcs
         self.reward_names = [func.__name__ for func in reward_funcs]
         self.reward_weights = _build_reward_weights(args.reward_weights, self.reward_names)
+        self.eval_metrics = eval_metrics
+        check_evaluation(args, eval_dataset, self.reward_names, eval_metrics)
         super().__init__(
             model=model,
             args=args,
@@ -129,8 +146,7 @@ class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
         self.num_refills_drawn = 0
         self._all_gather = partial(_all_gather, self.accelerator.num_processes)
         self._step_batches: list[RolloutBatch] = []  # micro-batches since the last optimizer step
-        self._round: RolloutBatch | None = None
-        self._pending: deque[list[int]] = deque()  # groups of each micro-batch of the round that is still to come
+        self._round: Round | None = None
 
     # ---- data -------------------------------------------------------------------------------------------------
 
@@ -160,26 +176,15 @@ class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
         """The micro-batch of this step, out of a new round where the step brings prompts."""
         if inputs:
             with self.metrics.timed("round"):
-                self._round = self._generate_and_score_completions(inputs)
-            self._pending = deque(self._split_round(len(inputs)))
-        if not self._pending:
-            raise RuntimeError(
-                "Training goes on in the middle of a round whose completions are gone. Resume from a checkpoint that "
-                "was saved at the end of a round: make save_steps a multiple of its optimizer steps "
-                "(num_iterations * steps_per_generation / gradient_accumulation_steps)."
-            )
-        return self._round.select(self._pending.popleft())
-
-    def _split_round(self, num_groups: int) -> list[list[int]]:
-        """Groups of every micro-batch: each iteration goes over all of the round's groups, in a new order."""
-        size = self.args.groups_per_step
-        orders = [torch.randperm(num_groups).tolist() for _ in range(self.args.num_iterations)]
-        return [order[i : i + size] for order in orders for i in range(0, num_groups, size)]
+                batch, groups = self._generate_and_score_completions(inputs)
+            pending = split_into_micro_batches(len(groups), self.args.groups_per_step, self.args.num_iterations)
+            self._round = Round(batch=batch, rows=[group.index for group in groups], pending=pending)
+        return self._round.take()
 
     # ---- a round ----------------------------------------------------------------------------------------------
 
-    def _generate_and_score_completions(self, groups: list[PromptGroup]) -> RolloutBatch:
-        """Generates G completions per prompt, rewards them and computes what the loss needs."""
+    def _generate_and_score_completions(self, groups: list[PromptGroup]) -> tuple[RolloutBatch, list[PromptGroup]]:
+        """Generates G completions per prompt, rewards them and computes what the loss needs; the groups may change."""
         rollout = self._roll_out(groups)
         estimate = self._reward(rollout)
         self.metrics.add("frac_reward_zero_std", estimate.is_constant.float().mean().item())
@@ -189,7 +194,7 @@ class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
         batch = self._build_batch(rollout)
         if self.must_check_layout:
             self._check_layout(batch.select([0]))
-        return self._with_fixed_logps(batch)
+        return self._with_fixed_logps(batch), rollout.groups
 
     def _roll_out(self, groups: list[PromptGroup]) -> Rollout:
         prompts = self._prepare_prompts(groups)
@@ -226,8 +231,7 @@ class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
         start = self.num_refills_drawn + self.accelerator.process_index * num_groups
         self.num_refills_drawn += self.accelerator.num_processes * num_groups
         indices = draw_in_order(len(self.train_dataset), start, num_groups, self.args.seed)
-        groups = self.data_collator([self.train_dataset[i] for i in indices])
-        return [replace(group, index=i) for group, i in zip(groups, indices)]
+        return self._encode_rows(indices)
 
     def _check_layout(self, batch: RolloutBatch) -> None:
         head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
@@ -337,43 +341,42 @@ class VLMGRPOTrainer(LossMixin, RestoreMixin, Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Mean rewards of greedy completions, one per row of the validation data, all rows in one global batch."""
+        """Completes the validation rows, and reports rewards, lengths and the task's own metrics over all devices.
+
+        Training goes on as if it had not been interrupted. What has no value is left out of the logs, and counts as
+        the worst where it is to choose the best model.
+        """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if dataset is None:
-            raise ValueError("There is no validation data: give --val_split_ratio, or turn off --eval_strategy.")
-        num_processes = self.accelerator.num_processes
-        if len(dataset) < num_processes:
-            raise ValueError(f"{len(dataset)} validation rows are too few for {num_processes} processes.")
+        rank, num_processes = self.accelerator.process_index, self.accelerator.num_processes
+        check_validation_data(dataset, num_processes)
         training_metrics, self.metrics = self.metrics, MetricStore()
-        texts, rows, token_ids, is_truncated = self._complete_greedily(dataset)
-        rewards_per_func = self._score_rewards(rows, texts, token_ids, num_generations=1)
-        everywhere = torch.tensor(_all_gather(self.accelerator.num_processes, rewards_per_func.tolist()))
-        rewards = combine_rewards(everywhere, self.reward_weights)
-        lengths = torch.tensor(_all_gather(num_processes, [len(row) for row in token_ids]))
-        truncated = torch.tensor(_all_gather(num_processes, is_truncated))
-        values = self.metrics.pop()
-        values |= summarise_rewards(everywhere, self.reward_names, rewards, num_generations=1)
-        values |= summarise_lengths(lengths, truncated)
-        self.metrics = training_metrics
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items() if value == value}
+        try:
+            with self.metrics.timed("generate"):
+                indices = range(rank, len(dataset), num_processes)
+                rollout = complete_rows(self.generator, self.data_collator, dataset, indices, self.args)
+            with self.metrics.timed("reward"):
+                size = self.args.eval_num_generations
+                rewards_per_func = self._score_rewards(rollout.rows, rollout.texts, rollout.token_ids, size)
+            values = self.metrics.pop()
+        finally:
+            self.metrics = training_metrics
+        values |= summarise_completions(
+            rollout, rewards_per_func, self.reward_names, self.reward_weights, self._all_gather
+        )
+        report = measure_task(self.eval_metrics, dataset, rollout, self._all_gather)
+        step = self.state.global_step
+        self.rollout_log.write_evaluation(
+            build_eval_records(step, rollout, rewards_per_func, self.reward_names, report)
+        )
+        values = {name: value for name, value in (values | report.values).items() if value == value}
+        if rank == 0:
+            logger.info("evaluation at step %d: %s", step, describe_outcome(values, report.reasons))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(metrics)
+        if eval_dataset is None:
+            metrics = add_worst_value(metrics, self.args)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _complete_greedily(self, dataset: Any) -> tuple[list[str], list[dict], list[list[int]], list[bool]]:
-        """This device's share of the rows (every W-th) with one greedy completion each."""
-        indices = range(self.accelerator.process_index, len(dataset), self.accelerator.num_processes)
-        sampling = SamplingSettings(max_new_tokens=self.args.max_completion_length, temperature=0.0)
-        texts, rows, token_ids, is_truncated = [], [], [], []
-        for start in range(0, len(indices), self.args.per_device_eval_batch_size):
-            part = [dataset[i] for i in indices[start : start + self.args.per_device_eval_batch_size]]
-            prompts = [group.prompt for group in self.data_collator(part)]
-            completions = self.generator.generate(prompts, 1, sampling)
-            texts += self.generator.decode(completions.token_ids)
-            token_ids += completions.token_ids
-            is_truncated += [reason == "length" for reason in completions.finish_reasons]
-            rows += part
-        return texts, rows, token_ids, is_truncated
 
     # ---- logs -------------------------------------------------------------------------------------------------
 

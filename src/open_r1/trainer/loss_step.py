@@ -53,7 +53,7 @@ class LossMixin:
         args, mask = self.args, micro_batch.completion_mask
         tokens_per_micro_batch = None
         if args.loss_type in ("dapo", "cispo"):
-            total = sum(self._all_gather([int(self._round.completion_mask.sum())]))
+            total = sum(self._all_gather([int(self._round.batch.completion_mask.sum())]))
             tokens_per_micro_batch = total / self.accelerator.num_processes / args.steps_per_generation
         weights = compute_token_weights(
             args.loss_type,

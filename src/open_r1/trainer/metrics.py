@@ -41,6 +41,15 @@ class MetricStore:
         self._totals.clear()
         return collected
 
+    def state(self) -> dict[str, dict]:
+        """Everything that waits to be read, as JSON."""
+        return {"values": dict(self._values), "totals": dict(self._totals)}
+
+    def restore(self, state: dict[str, dict]) -> None:
+        """Takes the place of what is held with what `state` gave."""
+        self._values = defaultdict(list, {name: list(values) for name, values in state["values"].items()})
+        self._totals = defaultdict(float, state["totals"])
+
 
 def summarise_rewards(
     rewards_per_func: torch.Tensor, names: list[str], rewards: torch.Tensor, num_generations: int

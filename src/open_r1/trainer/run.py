@@ -1,53 +1,79 @@
 """A run from its first to its last step: what it goes on from, what it writes down, what it leaves."""
 
+import logging
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from open_r1.configs import DataArguments, GRPOModelConfig
 from open_r1.data.jsonl import split_paths
+from open_r1.trainer.checkpoints import find_damage, list_checkpoints
 from open_r1.utils.provenance import write_run_info
 
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from open_r1.trainer.resumable import ResumableMixin
+
+logger = logging.getLogger(__name__)
+
+# What tells that optimizer states were saved: of torch, DeepSpeed and FSDP.
+_OPTIMIZER_FILES = ("optimizer.pt", "latest", "optimizer_0", "optimizer.bin")
 
 
-def find_checkpoint(option: str | None, output_dir: str) -> str | None:
+def find_checkpoint(option: str | bool | None, output_dir: str) -> str | None:
     """Turns `--resume_from_checkpoint` into a folder.
 
     Args:
-        option: `true` (the last checkpoint of the run; there must be one), `auto` (the last one, if any), `false` or
-            None (start anew), or a path.
+        option: `true` (the last complete checkpoint of the run; there must be one), `auto` (the last complete one, if
+            any), `false` or None (start anew), or a path.
         output_dir: Folder of the run.
 
     Raises:
-        ValueError: there is no checkpoint where one is demanded, or it holds the model alone.
+        ValueError: there is no complete checkpoint where one is demanded, or it holds the model alone.
     """
     choice = str(option).lower()
     if option is None or choice == "false":
         return None
-    if choice in ("true", "auto"):
-        found = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-        if found is None and choice == "true":
-            raise ValueError(f"--resume_from_checkpoint true: there is no checkpoint in {output_dir}. Use auto.")
-    else:
-        found = option
-    if found is not None and not (Path(found) / "trainer_state.json").is_file():
+    found = _find_last(output_dir) if choice in ("true", "auto") else Path(option)
+    if found is None:
+        if choice == "true":
+            raise ValueError(
+                f"--resume_from_checkpoint true: there is no complete checkpoint in {output_dir}. Use auto."
+            )
+        return None
+    if not (found / "trainer_state.json").is_file():
         raise ValueError(f"--resume_from_checkpoint: {found} is no checkpoint of a training run.")
-    if found is not None and not (Path(found) / "optimizer.pt").is_file():
+    damage = find_damage(found)
+    if damage is not None:
+        raise ValueError(
+            f"--resume_from_checkpoint: {found} is torn: {damage}. Take the one before it, or auto."
+        )
+    if not any((found / name).exists() for name in _OPTIMIZER_FILES):
         raise ValueError(
             f"--resume_from_checkpoint: {found} holds no optimizer state (--save_only_model), so the run cannot go on "
             "from it. Start a new run with it as --model_name_or_path."
         )
-    return found
+    return str(found)
+
+
+def _find_last(output_dir: str) -> Path | None:
+    """The newest checkpoint that is complete, with a warning for each younger one that is not."""
+    for folder in list_checkpoints(output_dir):
+        damage = find_damage(folder)
+        if damage is None:
+            return folder
+        logger.warning("%s is torn and passed over: %s.", folder, damage)
+    return None
 
 
 def train_and_save(
-    trainer: "Trainer", checkpoint: str | None, script_args: DataArguments, model_args: GRPOModelConfig
+    trainer: "ResumableMixin", checkpoint: str | None, script_args: DataArguments, model_args: GRPOModelConfig
 ) -> None:
     """Writes `run.json`, trains, and saves model, processor and trainer state to the output folder.
+
+    A run that was asked to stop (SIGTERM, SIGUSR1) leaves its checkpoint alone and exits with 128 plus the number of
+    the signal, on all ranks.
 
     Args:
         trainer: Ready to train.
@@ -58,5 +84,11 @@ def train_and_save(
         configs = {"script": script_args, "training": trainer.args, "model": model_args}
         write_run_info(trainer.args.output_dir, configs, split_paths(script_args.data_file_paths))
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(trainer.args.output_dir)
+    if trainer.interrupted_by:
+        name = signal.Signals(trainer.interrupted_by).name
+        logger.warning(
+            "Stopped by %s after step %d. Go on with --resume_from_checkpoint auto.", name, trainer.state.global_step
+        )
+        sys.exit(128 + trainer.interrupted_by)
+    trainer.save_final_model()
     trainer.save_state()

@@ -1,0 +1,75 @@
+"""What `VLMGRPOTrainer` holds between two optimizer steps, into a checkpoint and out of it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from open_r1.trainer.batch import PromptGroup
+from open_r1.trainer.checkpoints import rewind_log, set_log_aside
+from open_r1.trainer.resumable import ResumableMixin
+from open_r1.trainer.rounds import Round, load_round, save_round
+from open_r1.trainer.samplers import IndexedCollator
+
+
+# Without the same values a checkpoint's step is another place in the data, or its round has another shape.
+_ARRANGEMENT = (
+    "per_device_train_batch_size",
+    "num_generations",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "num_iterations",
+    "train_sampling_strategy",
+)
+_LAYOUT = ("is_packed", "is_varlen")
+_COUNTERS = ("num_tokens_seen", "num_refills_drawn", "must_check_layout")
+
+
+class GRPOStateMixin(ResumableMixin):
+    """The round at hand, metrics that wait for a log line, and counters of the run."""
+
+    def _encode_rows(self, indices: list[int]) -> list[PromptGroup]:
+        """Groups of these rows of the training data, as the data loader makes them."""
+        return IndexedCollator(self.data_collator)([(index, self.train_dataset[index]) for index in indices])
+
+    def _get_fixed_settings(self) -> dict[str, Any]:
+        args = self.args
+        return {name: getattr(args, name) for name in _ARRANGEMENT} | {
+            "data_seed": args.seed if args.data_seed is None else args.data_seed,
+            "number of processes": self.accelerator.num_processes,
+            "number of training rows": len(self.train_dataset),
+        }
+
+    def _get_extra_modules(self) -> dict[str, torch.nn.Module]:
+        return {"reference": self.ref_model} if self.args.sync_ref_model else {}
+
+    def _save_progress(self, folder: Path) -> dict[str, Any]:
+        if self._round is not None and self._round.pending:
+            save_round(self._round, folder, self.accelerator.process_index)
+        layout = {name: getattr(self.scorer, name) for name in _LAYOUT}  # that of the first round's check
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return {"metrics": self.metrics.state(), "layout": layout, "counters": counters}
+
+    def _load_progress(self, folder: Path, values: dict[str, Any]) -> None:
+        self._round = self._rebuild_round(folder)
+        self.metrics.restore(values["metrics"])
+        self.scorer = replace(self.scorer, **values["layout"])
+        for name, value in values["counters"].items():
+            setattr(self, name, value)
+
+    def _rebuild_round(self, folder: Path) -> Round | None:
+        """The round that the checkpoint was saved in, its prompts encoded and prepared as those of a new one."""
+        saved = load_round(folder, self.accelerator.process_index)
+        if saved is None:
+            return None
+        return saved.build(self._prepare_prompts(self._encode_rows(saved.rows)), self.accelerator.device)
+
+    def _rewind_logs(self, step: int) -> None:
+        """A round carries the number of steps before it, so those of step N are generated after checkpoint N."""
+        super()._rewind_logs(step)
+        path = self.rollout_log.rollout_path
+        if step == 0:
+            set_log_aside(path)
+        else:
+            rewind_log(path, lambda line: line["step"] < step)

@@ -1,0 +1,220 @@
+"""What makes any trainer of ours resumable: whole checkpoints, all that it holds between two steps, an end on request.
+
+A resumed run equals one that was never interrupted. What transformers does not save for that is in two kinds of files:
+`progress_rank0.json` (sums that are not logged yet, settings that must stay) and what subclasses add.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from open_r1.trainer.checkpoints import (
+    UNFINISHED,
+    find_damage,
+    list_checkpoints,
+    move_files,
+    publish,
+    remove_leftovers,
+    rewind_log,
+    rotate,
+    set_log_aside,
+)
+from open_r1.trainer.interruption import InterruptionCallback
+
+
+if TYPE_CHECKING:
+    from transformers.trainer_utils import TrainOutput
+
+
+class ResumableMixin:
+    """Put before a transformers `Trainer`. Subclasses override the methods of the first section."""
+
+    _staging: Path | None = None  # where transformers writes a checkpoint at the moment
+    _interruption: InterruptionCallback | None = None
+
+    # ---- what a subclass holds --------------------------------------------------------------------------------
+
+    def _get_fixed_settings(self) -> dict[str, Any]:
+        """Settings, as JSON, without which a checkpoint's position in the data means something else."""
+        return {}
+
+    def _get_extra_modules(self) -> dict[str, torch.nn.Module]:
+        """Modules whose weights change beside the policy's, by the name of their file."""
+        return {}
+
+    def _save_progress(self, folder: Path) -> dict[str, Any]:
+        """What this rank holds between two steps, as JSON; tensors go to files of its own in the folder."""
+        return {}
+
+    def _load_progress(self, folder: Path, values: dict[str, Any]) -> None:
+        """Takes up what `_save_progress` wrote; model, optimizer and data loader are in place already."""
+
+    def _rewind_logs(self, step: int) -> None:
+        """Makes the run's logs end where the checkpoint does; step 0 is a run that starts anew."""
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir) / "metrics.jsonl"
+            if step == 0:
+                set_log_aside(path)
+            else:
+                rewind_log(path, lambda line: line["step"] <= step and "train_runtime" not in line)
+
+    # ---- training ---------------------------------------------------------------------------------------------
+
+    @property
+    def interrupted_by(self) -> int:
+        """Number of the signal that ended the last call of `train`, the same on every rank; 0 without one."""
+        return 0 if self._interruption is None else self._interruption.received
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
+    ) -> "TrainOutput":
+        """As in transformers, but True takes the last checkpoint that is whole.
+
+        Raises:
+            ValueError: the checkpoint belongs to a run whose batches were arranged in another way.
+        """
+        if resume_from_checkpoint is True:
+            whole = (path for path in list_checkpoints(self.args.output_dir) if find_damage(path) is None)
+            resume_from_checkpoint = str(next(whole, None) or "") or None
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}.")
+        step = 0
+        if resume_from_checkpoint:
+            self._check_settings(Path(resume_from_checkpoint))
+            step = json.loads((Path(resume_from_checkpoint) / "trainer_state.json").read_text())["global_step"]
+        if self.args.should_save:
+            remove_leftovers(self.args.output_dir)
+        self._rewind_logs(step)
+        if self._interruption is None:
+            self._interruption = InterruptionCallback()
+            self.add_callback(self._interruption)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """Nothing where the checkpoint is that of the last step: transformers would take one step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
+    # ---- saving -----------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        run_dir = Path(self._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        best = self.state.best_model_checkpoint
+        self._staging = run_dir / UNFINISHED
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        written = run_dir / UNFINISHED / name
+        self._write_progress(written)
+        if self.state.best_global_step:
+            chosen = run_dir / f"checkpoint-{self.state.best_global_step}"
+            self.state.best_model_checkpoint = str(chosen) if chosen.name == name or chosen.is_dir() else best
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(written / "trainer_state.json"))  # with the best checkpoint's final place
+            publish(written, run_dir)
+            rotate(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run_dir / name))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._staging is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _write_progress(self, folder: Path) -> None:
+        if self.args.save_only_model:
+            return
+        progress = {
+            "settings": self._get_fixed_settings(),
+            "loss_sum": self._tr_loss.item(),
+            "last_logged_step": self._globalstep_last_logged,
+            "values": self._save_progress(folder),
+        }
+        self._progress_path(folder).write_text(json.dumps(progress), encoding="utf-8")
+        if self.args.should_save:
+            from safetensors.torch import save_model
+
+            for name, module in self._get_extra_modules().items():
+                save_model(self.accelerator.unwrap_model(module), str(folder / f"{name}.safetensors"))
+
+    def save_final_model(self) -> None:
+        """Saves the model to the output folder so that a kill leaves no half-written file there."""
+        target = Path(self.args.output_dir)
+        source = target / UNFINISHED / "model"
+        self.save_model(str(source), _internal_call=True)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            move_files(source, target)
+            shutil.rmtree(source.parent)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    # ---- restoring --------------------------------------------------------------------------------------------
+
+    def _progress_path(self, folder: Path) -> Path:
+        return folder / f"progress_rank{self.args.process_index}.json"
+
+    def _read_progress(self, folder: Path) -> dict[str, Any] | None:
+        path = self._progress_path(folder)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def _check_settings(self, folder: Path) -> None:
+        expected = self._get_fixed_settings()
+        progress = self._read_progress(folder)
+        saved = expected if progress is None and not expected else (progress or {}).get("settings", {})
+        changed = [
+            f"{name} was {saved.get(name)}, is {value}" for name, value in expected.items() if saved.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"{folder} belongs to a run that arranged its batches in another way: {'; '.join(changed)}. Resume "
+                "with the same values, or start a new run with it as --model_name_or_path."
+            )
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """transformers calls this once, when everything else is in place and no random number has been drawn since."""
+        progress = None if checkpoint is None else self._read_progress(Path(checkpoint))
+        if progress is not None:
+            self._tr_loss += progress["loss_sum"]
+            self._globalstep_last_logged = progress["last_logged_step"]
+            self._load_extra_modules(Path(checkpoint))
+            self._load_progress(Path(checkpoint), progress["values"])
+        super()._load_rng_state(checkpoint)
+
+    def _load_extra_modules(self, folder: Path) -> None:
+        from safetensors.torch import load_model
+
+        for name, module in self._get_extra_modules().items():
+            load_model(self.accelerator.unwrap_model(module), str(folder / f"{name}.safetensors"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """All weights or none.
+
+        transformers matches names of the file with names of the model and goes on where they differ. For families
+        whose checkpoints keep older names (Qwen2-VL, Qwen2.5-VL) none match, and training would silently start anew.
+        Adapters have no such names.
+        """
+        if hasattr(self.model, "disable_adapter"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        restored = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(restored.state_dict())
+
+    def _load_best_model(self) -> None:
+        if self.interrupted_by:  # the run goes on from its last checkpoint, and there is little time
+            return
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
