@@ -193,6 +193,9 @@ def test_on_average_over_samples_the_gradient_is_that_of_the_kl_with_k2_or_with_
     assert torch.allclose(logits.grad, expected, atol=1e-6) == is_exact
     if (estimator, corrected) == ("k1", False):
         assert torch.allclose(logits.grad, torch.zeros(3), atol=1e-6)
+    if (estimator, corrected) == ("k3", False):
+        (reverse,) = torch.autograd.grad((reference.exp() * (reference - logits.log_softmax(0))).sum(), logits)
+        assert torch.allclose(logits.grad, reverse, atol=1e-6)  # of KL(reference || policy)
 
 
 def test_the_kl_term_is_added_with_weight_beta_and_reported():
