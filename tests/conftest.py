@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from builders import write_iqa_data
+from families import FAMILIES, build_checkpoint
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores spin; child processes inherit this
@@ -29,6 +30,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     build_tiny_vlm(str(folder), preset="test", seed=0)
     return str(folder)
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a tiny checkpoint of a family, built once; a test that asks for it runs for every family."""
+    return build_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ def test_media_tokens_are_never_sampled(generator, prompts):
     sampling = SamplingSettings(max_new_tokens=40, temperature=1e6, seed=0)
     drawn = {i for row in generator.generate(prompts, 8, sampling).token_ids for i in row}
     assert len(drawn) > 100
-    assert not drawn & set(generator.vlm_module.get_media_token_ids(generator.model.config))
+    assert not drawn & set(generator.vlm_module.get_media_token_ids(generator.model.config, generator.processor))
 
 
 def test_generation_runs_in_evaluation_mode_and_restores_training_mode(generator, prompts):

@@ -77,7 +77,8 @@ class HFGenerator:
         self.vlm_module = vlm_module
         self.eos_token_ids = vlm_module.get_eos_token_ids(model, processor)
         self.pad_token_id = processor.tokenizer.pad_token_id
-        self.suppressed_token_ids = sorted(set(vlm_module.get_media_token_ids(model.config)) - set(self.eos_token_ids))
+        media_token_ids = vlm_module.get_media_token_ids(model.config, processor)
+        self.suppressed_token_ids = sorted(set(media_token_ids) - set(self.eos_token_ids))
 
     @classmethod
     def from_pretrained(

@@ -1,11 +1,22 @@
-"""Qwen2-VL and Qwen2.5-VL: patches of dynamic resolution, multimodal rotary positions (M-RoPE)."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: patches of dynamic resolution, multimodal rotary positions (M-RoPE).
+
+Qwen3-VL adds features of deeper levels of the vision tower to the first layers of the language model (DeepStack); they
+travel with an image's features.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from open_r1.vlm_modules.vlm_module import EncodedImage, EncodedPrompt, ImageFeatures, VLMBaseModule
+from open_r1.vlm_modules.vlm_module import (
+    EncodedImage,
+    EncodedPrompt,
+    ImageFeatures,
+    VLMBaseModule,
+    get_bare_model,
+    join_image_inputs,
+)
 
 
 if TYPE_CHECKING:
@@ -13,20 +24,22 @@ if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
-def _get_mrope_model(model: "PreTrainedModel"):
-    """The module that owns `get_rope_index` and `rope_deltas`, below a PEFT wrapper where there is one."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.model
-
-
 class QwenVLModule(VLMBaseModule):
     def get_vlm_key(self) -> str:
         return "qwen"
 
     def get_model_class(self, config: "PretrainedConfig") -> type["PreTrainedModel"]:
-        from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+        from transformers import (
+            Qwen2_5_VLForConditionalGeneration,
+            Qwen2VLForConditionalGeneration,
+            Qwen3VLForConditionalGeneration,
+        )
 
-        classes = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
+        classes = {
+            "qwen2_vl": Qwen2VLForConditionalGeneration,
+            "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+            "qwen3_vl": Qwen3VLForConditionalGeneration,
+        }
         return classes[config.model_type]
 
     def load_processor(
@@ -57,7 +70,7 @@ class QwenVLModule(VLMBaseModule):
     def get_projector_keywords(self) -> list[str]:
         return ["visual.merger", "visual.deepstack_merger_list"]  # the second is Qwen3-VL's
 
-    def get_media_token_ids(self, config: "PretrainedConfig") -> list[int]:
+    def get_media_token_ids(self, config: "PretrainedConfig", processor: "ProcessorMixin") -> list[int]:
         names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
         return [getattr(config, name) for name in names if getattr(config, name, None) is not None]
 
@@ -65,21 +78,23 @@ class QwenVLModule(VLMBaseModule):
         return {"mm_token_type_ids": torch.tensor(processor.create_mm_token_type_ids([input_ids.tolist()])[0])}
 
     def compute_image_features(self, model: "PreTrainedModel", images: Sequence[EncodedImage]) -> list[ImageFeatures]:
-        inputs = self.build_media_inputs(images, model.device)
-        outputs = _get_mrope_model(model).get_image_features(**inputs, return_dict=True)
+        inputs = {name: tensor.to(model.device) for name, tensor in join_image_inputs(images).items()}
+        outputs = get_bare_model(model).get_image_features(**inputs, return_dict=True)
         return list(zip(outputs.pooler_output, *(getattr(outputs, "deepstack_features", None) or ())))
 
     def join_image_features(self, features: Sequence[ImageFeatures]) -> "BaseModelOutputWithPooling":
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        pooled, *deeper = zip(*features)
-        outputs = BaseModelOutputWithPooling(pooler_output=pooled)
-        outputs.deepstack_features = deeper  # Qwen3-VL alone looks at it
-        return outputs
+        pooled, *levels = zip(*features)
+        if not levels:
+            return BaseModelOutputWithPooling(pooler_output=pooled)
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+        return BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=levels)
 
     def compute_position_ids(self, model: "PreTrainedModel", prompt: EncodedPrompt) -> torch.Tensor:
         names, media_inputs = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts"), prompt.media_inputs
-        position_ids, _ = _get_mrope_model(model).get_rope_index(
+        position_ids, _ = get_bare_model(model).model.get_rope_index(
             prompt.input_ids[None],
             mm_token_type_ids=prompt.token_inputs["mm_token_type_ids"][None],
             **{name: media_inputs[name] for name in names if name in media_inputs},
@@ -87,4 +102,4 @@ class QwenVLModule(VLMBaseModule):
         return position_ids[:, 0]  # (3, P)
 
     def set_decode_offsets(self, model: "PreTrainedModel", offsets: torch.Tensor) -> None:
-        _get_mrope_model(model).rope_deltas = offsets
+        get_bare_model(model).model.rope_deltas = offsets

@@ -83,6 +83,11 @@ def compute_image_key(image: "Image.Image") -> str:
     return digest.hexdigest()
 
 
+def get_bare_model(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The model of transformers, below a PEFT wrapper where there is one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 class VLMBaseModule(ABC):
     """One family of models. Stateless: models and processors are passed in."""
 
@@ -113,7 +118,7 @@ class VLMBaseModule(ABC):
         """Runs of dotted-name components (`visual.merger`) that mark the projector among those parameters."""
 
     @abstractmethod
-    def get_media_token_ids(self, config: "PretrainedConfig") -> list[int]:
+    def get_media_token_ids(self, config: "PretrainedConfig", processor: "ProcessorMixin") -> list[int]:
         """Ids that stand for media in a prompt. A completion must never contain one: the model would look for
         features that are not there."""
 
@@ -154,15 +159,17 @@ class VLMBaseModule(ABC):
         text = self.prepare_prompt(processor, messages)
         num_placeholders = text.count(processor.image_token)
         if num_placeholders != len(images):
-            raise ValueError(
-                f"The conversation has places for {num_placeholders} images, not for {len(images)}."
-            )
-        expanded = [processor.replace_image_token(image.inputs, 0) for image in images]
+            raise ValueError(f"The conversation has places for {num_placeholders} images, not for {len(images)}.")
+        expanded = [self.build_image_text(processor, image) for image in images]
         [text], _ = processor.get_text_with_replacements([text], images_replacements=expanded)
         input_ids = processor.tokenizer(text, return_tensors="pt")["input_ids"][0]
         return EncodedPrompt(
             input_ids=input_ids, token_inputs=self.build_token_inputs(processor, input_ids), images=tuple(images)
         )
+
+    def build_image_text(self, processor: "ProcessorMixin", image: EncodedImage) -> str:
+        """What stands for an image in the text: as many placeholders as it has features, and what goes around them."""
+        return processor.replace_image_token(image.inputs, 0)
 
     def build_token_inputs(self, processor: "ProcessorMixin", input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the family takes per token beside `input_ids` (P,): nothing, where it is not overridden."""

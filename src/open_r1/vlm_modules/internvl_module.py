@@ -1,0 +1,84 @@
+"""InternVL in the layout of transformers (`InternVL*-hf`): square tiles of a fixed size, one-dimensional positions."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from open_r1.vlm_modules.vlm_module import (
+    EncodedImage,
+    EncodedPrompt,
+    ImageFeatures,
+    VLMBaseModule,
+    compute_image_key,
+    get_bare_model,
+    join_image_inputs,
+)
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+class InternVLModule(VLMBaseModule):
+    def get_vlm_key(self) -> str:
+        return "internvl"
+
+    def get_model_class(self, config: "PretrainedConfig") -> type["PreTrainedModel"]:
+        from transformers import InternVLForConditionalGeneration
+
+        return InternVLForConditionalGeneration
+
+    def load_processor(
+        self,
+        model_name_or_path: str,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        revision: str = "main",
+    ) -> "ProcessorMixin":
+        from transformers import AutoProcessor
+
+        if min_pixels is not None or max_pixels is not None:
+            raise ValueError(
+                f"min_pixels ({min_pixels}) and max_pixels ({max_pixels}) do not apply to InternVL, which cuts images "
+                "into tiles of a fixed size: the image processor's `max_patches` in the checkpoint decides how many. "
+                "Leave out --min_pixels and --max_pixels."
+            )
+        return AutoProcessor.from_pretrained(model_name_or_path, revision=revision)
+
+    def get_vision_modules_keywords(self) -> list[str]:
+        return ["vision_tower", "multi_modal_projector"]
+
+    def get_projector_keywords(self) -> list[str]:
+        return ["multi_modal_projector"]
+
+    def get_media_token_ids(self, config: "PretrainedConfig", processor: "ProcessorMixin") -> list[int]:
+        video_token_id = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
+        return sorted({config.image_token_id, *processor.image_token_ids, video_token_id})
+
+    def encode_image(self, processor: "ProcessorMixin", image: "Image.Image") -> EncodedImage:
+        # What the processor does by itself, whatever `crop_to_patches` its image processor was saved with.
+        inputs = processor.image_processor(images=[image], crop_to_patches=True, return_tensors="pt")
+        return EncodedImage(key=compute_image_key(image), inputs={"pixel_values": inputs["pixel_values"]})
+
+    def build_image_text(self, processor: "ProcessorMixin", image: EncodedImage) -> str:
+        return processor.replace_image_token({"num_patches": [len(image.inputs["pixel_values"])]}, 0)
+
+    def compute_image_features(self, model: "PreTrainedModel", images: Sequence[EncodedImage]) -> list[ImageFeatures]:
+        pixel_values = join_image_inputs(images)["pixel_values"].to(model.device)  # (tiles, 3, height, width)
+        outputs = get_bare_model(model).get_image_features(pixel_values, return_dict=True)
+        tiles = [len(image.inputs["pixel_values"]) for image in images]
+        return [(features,) for features in outputs.pooler_output.split(tiles)]  # (tiles, tokens, width) each
+
+    def join_image_features(self, features: Sequence[ImageFeatures]) -> "BaseModelOutputWithPooling":
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(pooler_output=torch.cat([pooled for (pooled,) in features]))
+
+    def compute_position_ids(self, model: "PreTrainedModel", prompt: EncodedPrompt) -> torch.Tensor:
+        return torch.arange(prompt.num_tokens, device=prompt.input_ids.device)
+
+    def set_decode_offsets(self, model: "PreTrainedModel", offsets: torch.Tensor) -> None:
+        """Nothing to tell: positions are token counts."""
