@@ -65,6 +65,12 @@ class GRPOScriptArguments(DataArguments):
     """What to train on with GRPO, and for what."""
 
     val_split_ratio: float = _doc("Share of the rows held out for evaluation during training, drawn by --seed.", 0.0)
+    eval_data_file_paths: list[str] = field(
+        default_factory=list, metadata={"help": "JSONL files to evaluate on, in place of rows that are held out."}
+    )
+    eval_image_folders: list[str] = field(
+        default_factory=list, metadata={"help": "Root folder of each of their images."}
+    )
     reward_funcs: list[str] = field(
         default_factory=lambda: ["accuracy", "format"],
         metadata={"help": "Rewards by registry name or as path/to/file.py:function."},
@@ -89,10 +95,19 @@ class GRPOScriptArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.reward_funcs, str):
-            self.reward_funcs = [self.reward_funcs]
+        for name in ("reward_funcs", "eval_data_file_paths", "eval_image_folders"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, [getattr(self, name)])
         if not 0 <= self.val_split_ratio < 1:
             raise ValueError(f"--val_split_ratio must be in [0, 1), not {self.val_split_ratio}.")
+        if self.val_split_ratio and self.eval_data_file_paths:
+            raise ValueError(
+                "--val_split_ratio holds rows of the training data out, --eval_data_file_paths names others: give one."
+            )
+        if bool(self.eval_data_file_paths) != bool(self.eval_image_folders):
+            raise ValueError(
+                "--eval_data_file_paths and --eval_image_folders belong together: name a folder for each file."
+            )
         if self.overlong_cache is not None and "overlong" not in self.reward_funcs:
             raise ValueError("--overlong_cache belongs to the reward `overlong`: add it to --reward_funcs.")
 

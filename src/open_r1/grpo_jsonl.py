@@ -9,6 +9,7 @@
 """
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from open_r1.configs import GRPOModelConfig, GRPOScriptArguments
     from open_r1.trainer.grpo_config import GRPOConfig
     from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
+    from open_r1.utils.score_metrics import EvalMetrics
+
+logger = logging.getLogger(__name__)
 
 # Which task a question template belongs to, where --task_type does not say.
 _TASK_OF_TEMPLATE = {"scoring": "iqa", "scoring_no_think": "iqa_nothink"}
@@ -39,21 +43,63 @@ def parse_arguments(argv: list[str]) -> "tuple[GRPOScriptArguments, GRPOConfig, 
 
 def load_data(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> "tuple[Dataset, Dataset | None]":
     """Training rows, and validation rows or None."""
-    from open_r1.completions import get_answer_contract
-    from open_r1.data.jsonl import load_jsonl_dataset, split_paths, split_train_validation
+    from open_r1.data.jsonl import split_train_validation
 
-    dataset = load_jsonl_dataset(
-        split_paths(script_args.data_file_paths),
-        split_paths(script_args.image_folders),
+    check_validation_options(script_args, training_args)
+    dataset = load_rows(script_args, script_args.data_file_paths, script_args.image_folders)
+    if script_args.eval_data_file_paths:
+        eval_dataset = load_rows(script_args, script_args.eval_data_file_paths, script_args.eval_image_folders)
+        warn_of_shared_images(dataset, eval_dataset)
+        return dataset, eval_dataset
+    if script_args.val_split_ratio == 0:
+        return dataset, None
+    return split_train_validation(dataset, script_args.val_split_ratio, training_args.seed)
+
+
+def check_validation_options(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> None:
+    """Refuses evaluation without data; warns of data without evaluation."""
+    is_wanted = training_args.eval_strategy != "no" or training_args.eval_on_start
+    has_data = bool(script_args.val_split_ratio or script_args.eval_data_file_paths)
+    if is_wanted and not has_data:
+        raise ValueError(
+            "--eval_strategy and --eval_on_start need validation data: hold out rows with --val_split_ratio, or name "
+            "files with --eval_data_file_paths and --eval_image_folders."
+        )
+    if has_data and not is_wanted:
+        logger.warning("nothing evaluates on the validation rows: add --eval_strategy steps or epoch")
+
+
+def load_rows(script_args: "GRPOScriptArguments", file_paths: list[str], image_folders: list[str]) -> "Dataset":
+    from open_r1.completions import get_answer_contract
+    from open_r1.data.jsonl import load_jsonl_dataset, split_paths
+
+    return load_jsonl_dataset(
+        split_paths(file_paths),
+        split_paths(image_folders),
         contract=get_answer_contract(script_args.question_template),
         require_mos=script_args.question_template.startswith("scoring"),
         dataset_name=script_args.dataset_name,
         on_bad_data=script_args.on_bad_data,
         verify_images=script_args.verify_images,
     )
-    if script_args.val_split_ratio == 0:
-        return dataset, None
-    return split_train_validation(dataset, script_args.val_split_ratio, training_args.seed)
+
+
+def warn_of_shared_images(train_dataset: "Dataset", eval_dataset: "Dataset") -> None:
+    trained = {os.path.realpath(path) for paths in train_dataset["image_path"] for path in paths}
+    num_shared = sum(any(os.path.realpath(path) in trained for path in paths) for paths in eval_dataset["image_path"])
+    if num_shared:
+        logger.warning("%d of %d validation rows show an image of the training data", num_shared, len(eval_dataset))
+
+
+def build_eval_metrics(script_args: "GRPOScriptArguments", eval_dataset: "Dataset | None") -> "EvalMetrics | None":
+    """Correlations of scores and MOS, for tasks that ask for scores."""
+    from open_r1.utils.score_metrics import compute_score_metrics, explain_unmeasurable
+
+    if eval_dataset is None or not script_args.question_template.startswith("scoring"):
+        return None
+    for name, reason in explain_unmeasurable(eval_dataset).items():
+        logger.warning("the validation rows of %s allow of no SRCC or PLCC: %s", name, reason)
+    return compute_score_metrics
 
 
 def build_rewards(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> list:
@@ -76,11 +122,14 @@ def build_trainer(
 ) -> "VLMGRPOTrainer":
     from transformers import set_seed
 
+    from open_r1.trainer.evaluation import check_evaluation
     from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
     from open_r1.trainer.loading import load_policy, load_processor, load_reference, load_vlm_module
 
     reward_funcs = build_rewards(script_args, training_args)
     train_dataset, eval_dataset = load_data(script_args, training_args)
+    eval_metrics = build_eval_metrics(script_args, eval_dataset)
+    check_evaluation(training_args, eval_dataset, [func.__name__ for func in reward_funcs], eval_metrics)
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
     return VLMGRPOTrainer(
@@ -92,6 +141,7 @@ def build_trainer(
         processing_class=load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels),
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
+        eval_metrics=eval_metrics,
     )
 
 

@@ -53,6 +53,7 @@ from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 from open_r1.utils.score_metrics import EvalMetrics
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
+
 logger = logging.getLogger(__name__)
 
 
