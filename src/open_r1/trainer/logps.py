@@ -2,8 +2,8 @@
 
 The model's own forward is called, so that wrappers (DDP, DeepSpeed, FSDP, PEFT) do their work, but for its duration
 the output head computes something smaller than logits: it keeps the hidden states of completion tokens only and
-returns, chunk by chunk, each token's log-probability and entropy. A chunk's logits are recomputed in the backward pass
-instead of being kept.
+returns, chunk by chunk, each token's log-probability and entropy. Where there are several, a chunk's logits are
+recomputed in the backward pass instead of being kept.
 
     hidden (B, C + 1, H)  --select-->  (T, H)  --chunks of head + log-softmax-->  (T, 2)  --scatter-->  (B, C)
 
@@ -59,10 +59,10 @@ def scoring_head(
     original_forward = head.forward
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
-        chunks = zip(select(hidden).split(chunk_size), targets.split(chunk_size), strict=True)
-        scores = [
-            checkpoint(score_part, original_forward, part, tokens, use_reentrant=False) for part, tokens in chunks
-        ]
+        chunks = list(zip(select(hidden).split(chunk_size), targets.split(chunk_size), strict=True))
+        if len(chunks) == 1:  # its logits are the first that the backward pass needs: nothing is gained by a new start
+            return score_part(original_forward, *chunks[0])
+        scores = [checkpoint(score_part, original_forward, *chunk, use_reentrant=False) for chunk in chunks]
         return torch.cat(scores)
 
     head.forward = forward
