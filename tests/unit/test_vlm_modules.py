@@ -5,17 +5,25 @@ import shutil
 import pytest
 import torch
 from builders import ask, make_image
-from transformers import AutoConfig, BertConfig
+from families import FAMILIES
+from transformers import AutoModelForImageTextToText, BertConfig
 
 from open_r1.inference.hf_generator import HFGenerator
-from open_r1.trainer.parts import find_linears, freeze_parts
-from open_r1.vlm_modules import get_vlm_module, select_vlm_module
+from open_r1.trainer.parts import find_linears, freeze_parts, get_part
+from open_r1.vlm_modules import VLM_MODULES, get_vlm_module, select_vlm_module
+from open_r1.vlm_modules.internvl_module import InternVLModule
 from open_r1.vlm_modules.qwen_module import QwenVLModule
 
 
 @pytest.fixture(scope="module")
 def generator(tiny_checkpoint: str) -> HFGenerator:
     return HFGenerator.from_pretrained(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def family(family_checkpoint: str) -> HFGenerator:
+    """A model of each family in turn."""
+    return HFGenerator.from_pretrained(family_checkpoint, device="cpu")
 
 
 def test_the_module_is_chosen_by_the_checkpoint_and_not_by_the_name_of_its_folder(tiny_checkpoint, tmp_path):
@@ -25,15 +33,110 @@ def test_the_module_is_chosen_by_the_checkpoint_and_not_by_the_name_of_its_folde
 
 
 def test_an_unknown_model_type_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'bert'.*qwen2_5_vl, qwen2_vl"):
+    with pytest.raises(ValueError, match="'bert'.*internvl, qwen2_5_vl, qwen2_vl, qwen3_vl"):
         select_vlm_module(BertConfig())
 
 
-def test_both_qwen_generations_get_their_own_model_class(tiny_checkpoint):
-    config = AutoConfig.from_pretrained(tiny_checkpoint)
-    assert QwenVLModule().get_model_class(config).__name__ == "Qwen2_5_VLForConditionalGeneration"
-    config.model_type = "qwen2_vl"
-    assert QwenVLModule().get_model_class(config).__name__ == "Qwen2VLForConditionalGeneration"
+def test_every_model_type_has_a_tiny_checkpoint_to_be_tested_on():
+    assert FAMILIES.keys() == VLM_MODULES.keys()
+
+
+def test_the_model_class_is_the_one_that_transformers_would_choose(family, family_checkpoint):
+    with torch.device("meta"):
+        chosen = AutoModelForImageTextToText.from_config(family.model.config)
+    assert type(family.model) is type(chosen)
+    assert type(family.vlm_module) is get_vlm_module(family_checkpoint)
+
+
+SIZES = {
+    "no image": [],
+    "one image": [(84, 56)],
+    "images of several sizes": [(56, 56), (112, 64), (56, 56), (40, 150)],
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_a_prompt_is_encoded_exactly_as_the_processor_encodes_it_with_its_images(family, sizes, interleaved):
+    images = [make_image(*size, seed=i) for i, size in enumerate(sizes)]
+    messages = ask("Which is better?", len(images))
+    if interleaved:
+        text, parts = {"type": "text", "text": "and\nthen"}, messages[0]["content"]
+        messages[0]["content"] = [part for shown in parts for part in (text, shown)]
+        messages.insert(0, {"role": "system", "content": "Judge."})
+    prompt = family.encode(messages, images)
+
+    text = family.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    expected = dict(family.processor(text=[text], images=images or None, return_tensors="pt"))
+    assert torch.equal(prompt.input_ids, expected.pop("input_ids")[0])
+    assert expected.pop("attention_mask").all()
+    ours = {name: values[None] for name, values in prompt.token_inputs.items()} | prompt.media_inputs
+    assert ours.keys() == expected.keys()
+    for name, values in expected.items():
+        assert torch.equal(ours[name], values), name
+
+
+def test_a_conversation_about_another_number_of_images_is_refused(family):
+    with pytest.raises(ValueError, match="places for 2 images, not for 1"):
+        family.encode(ask("?", 2), [make_image(56, 56)])
+
+
+def test_positions_are_those_that_the_model_finds_by_itself(family):
+    prompt = family.encode(ask("Compare.", 2), [make_image(112, 84), make_image(56, 140)])
+    prompt = family.vlm_module.with_positions(family.model, prompt)
+    tokens = {name: values[None] for name, values in prompt.token_inputs.items()}
+    inputs = {"input_ids": prompt.input_ids[None], **tokens, **prompt.media_inputs}
+    with torch.no_grad():
+        ours = family.model(**inputs, position_ids=prompt.position_ids.unsqueeze(-2)).logits
+        assert torch.equal(ours, family.model(**inputs).logits)
+
+
+def test_every_token_that_stands_for_an_image_is_a_media_token_and_no_word_is(family):
+    media = set(family.vlm_module.get_media_token_ids(family.model.config, family.processor))
+    prompt = family.encode(ask("How good is this?", 1), [make_image(84, 56)])
+    shown = set(prompt.input_ids.tolist()) - set(family.encode(ask("How good is this?", 0), []).input_ids.tolist())
+    newline = family.processor.tokenizer.convert_tokens_to_ids("Ċ")  # InternVL breaks the line after an image
+    assert shown - {newline} <= media
+    assert family.model.config.image_token_id in shown
+    special = set(family.processor.tokenizer.all_special_ids)
+    assert media <= special
+    assert not media & set(family.eos_token_ids)
+
+
+def test_features_of_images_are_what_the_model_computes_of_their_pixels(family):
+    """Through the record that goes into the model as `mm_encoder_outputs`, deeper levels of Qwen3-VL included."""
+    prompt = family.encode(ask("Compare.", 3), [make_image(84, 56), make_image(112, 112), make_image(56, 56)])
+    module, model = family.vlm_module, family.model
+    with torch.no_grad():
+        expected = model.get_image_features(**prompt.media_inputs, return_dict=True)
+        joined = module.join_image_features(module.compute_image_features(model, prompt.images))
+    assert ("deepstack_features" in joined) == (model.config.model_type == "qwen3_vl")
+    for name in joined:
+        for ours, theirs in zip(joined[name], expected[name], strict=True):
+            for mine, wanted in zip(ours, theirs, strict=True):
+                assert torch.equal(mine, wanted), name
+
+
+def test_tower_projector_and_language_model_are_told_apart(family):
+    model, module = family.model, family.vlm_module
+    parts = {name: get_part(name, module) for name, _ in model.named_parameters()}
+    by_part = {
+        part: {name for name, own in parts.items() if own == part} for part in ("vision", "projector", "language")
+    }
+    tower, projector = {
+        "qwen2_vl": ("model.visual.", ("merger",)),
+        "qwen2_5_vl": ("model.visual.", ("merger",)),
+        "qwen3_vl": ("model.visual.", ("merger", "deepstack_merger_list")),
+        "internvl": ("model.vision_tower.", ("multi_modal_projector",)),
+    }[model.config.model_type]
+    assert by_part["vision"] and all(name.startswith(tower) for name in by_part["vision"])
+    for component in projector:
+        assert any(component in name.split(".") for name in by_part["projector"])
+    assert all(set(name.split(".")) & set(projector) for name in by_part["projector"])
+    text = model.config.text_config
+    assert all("language_model" in name or "lm_head" in name for name in by_part["language"])
+    targets = find_linears(model, module, ["language"])
+    assert len(targets) == 7 * text.num_hidden_layers  # q k v o, gate up down
 
 
 def test_a_prompt_is_encoded_with_its_images_and_without_a_batch_dimension(generator):
@@ -67,14 +170,30 @@ def test_end_tokens_are_those_of_the_model_and_of_the_tokenizer(generator):
     assert ids == sorted({7, generator.processor.tokenizer.eos_token_id})
 
 
-def test_freezing_finds_the_tower_and_lora_targets_avoid_it_and_the_head(tiny_checkpoint):
-    model = HFGenerator.from_pretrained(tiny_checkpoint, device="cpu").model
-    module = QwenVLModule()
+def test_freezing_finds_tower_and_projector_or_says_that_they_are_not_there(family_checkpoint):
+    generator = HFGenerator.from_pretrained(family_checkpoint, device="cpu")
+    model, module = generator.model, generator.vlm_module
     freeze_parts(model, module, ["projector", "vision"])
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen and all("visual" in name for name in frozen)
-    targets = find_linears(model, module, ["language"])
-    assert all("language_model" in name for name in targets)
-    assert len(targets) == 7 * model.config.text_config.num_hidden_layers  # q k v o, gate up down
+    assert frozen == {name for name, _ in model.named_parameters() if module.is_vision_parameter(name)}
+    assert frozen and not any("language_model" in name for name in frozen)
     with pytest.raises(ValueError, match="found no parameter"):
         freeze_parts(torch.nn.Linear(1, 1), module, ["vision"])
+
+
+def test_internvl_cuts_an_image_into_tiles_as_its_shape_asks_for():
+    """The checkpoint's image processor says `crop_to_patches=False`; the family's processor does not listen to it."""
+    module = InternVLModule()
+    processor = FAMILIES["internvl"]()[1]
+    assert not processor.image_processor.crop_to_patches
+    tiles = {size: len(module.encode_image(processor, make_image(*size)).inputs["pixel_values"]) for size in SHAPES}
+    assert tiles == SHAPES
+
+
+SHAPES = {(56, 56): 1, (112, 56): 3, (56, 168): 4, (224, 224): 5}  # tiles of 56 pixels, and a thumbnail where several
+
+
+@pytest.mark.parametrize("bounds", [{"min_pixels": 1000}, {"max_pixels": 100_000}])
+def test_internvl_refuses_pixel_bounds_and_says_what_decides(bounds):
+    with pytest.raises(ValueError, match="max_patches"):
+        InternVLModule().load_processor("nowhere", **bounds)
