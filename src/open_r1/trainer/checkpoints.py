@@ -9,13 +9,15 @@ one is known even where an earlier run left higher steps.
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished"
@@ -52,6 +54,16 @@ def find_damage(folder: str | Path) -> str | None:
             return f"{name} has {path.stat().st_size} bytes instead of {expected['size']}"
         if "sha256" in expected and _hash(path) != expected["sha256"]:
             return f"{name} is not the file that was written"
+    return None
+
+
+def find_last_complete(run_dir: str | Path) -> Path | None:
+    """The newest checkpoint that is complete, with a warning for each younger one that is not."""
+    for folder in list_checkpoints(run_dir):
+        damage = find_damage(folder)
+        if damage is None:
+            return folder
+        logger.warning("%s is torn and passed over: %s.", folder, damage)
     return None
 
 
@@ -155,13 +167,16 @@ def _sync(path: Path) -> None:
 # ---- logs -------------------------------------------------------------------------------------------------------
 
 
-def rewind_log(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-    """Drops lines of a JSONL file, and any that are not whole, so that a resumed run can go on writing it."""
+def rewind_log(path: Path, last_step: int) -> None:
+    """Drops the lines of later steps, the closing summary and what is not whole, so that a resumed run can go on."""
     if not path.is_file():
         return
     temporary = path.with_name(f"{path.name}.rewound")
     with path.open("rb") as source, temporary.open("wb") as target:
-        target.writelines(line for line in source if (content := _parse_line(line)) is not None and is_kept(content))
+        for line in source:
+            content = _parse_line(line)
+            if content is not None and content["step"] <= last_step and "train_runtime" not in content:
+                target.write(line)
     _sync(temporary)
     os.replace(temporary, path)
 

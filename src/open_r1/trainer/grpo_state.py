@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from open_r1.trainer.batch import PromptGroup
-from open_r1.trainer.checkpoints import rewind_log, set_log_aside
 from open_r1.trainer.resumable import ResumableMixin
 from open_r1.trainer.rounds import Round, load_round, save_round
 from open_r1.trainer.samplers import IndexedCollator
@@ -65,11 +64,7 @@ class GRPOStateMixin(ResumableMixin):
             return None
         return saved.build(self._prepare_prompts(self._encode_rows(saved.rows)), self.accelerator.device)
 
-    def _rewind_logs(self, step: int) -> None:
-        """A round carries the number of steps before it, so those of step N are generated after checkpoint N."""
-        super()._rewind_logs(step)
-        path = self.rollout_log.rollout_path
-        if step == 0:
-            set_log_aside(path)
-        else:
-            rewind_log(path, lambda line: line["step"] < step)
+    def _list_logs(self, step: int) -> dict[Path, int]:
+        """A round is logged with the number of steps before it: that of step N is generated after checkpoint N."""
+        log = self.rollout_log
+        return super()._list_logs(step) | {log.rollout_path: step - 1, log.eval_path: step}

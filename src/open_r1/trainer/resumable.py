@@ -13,8 +13,7 @@ import torch
 
 from open_r1.trainer.checkpoints import (
     UNFINISHED,
-    find_damage,
-    list_checkpoints,
+    find_last_complete,
     move_files,
     publish,
     remove_leftovers,
@@ -52,14 +51,9 @@ class ResumableMixin:
     def _load_progress(self, folder: Path, values: dict[str, Any]) -> None:
         """Takes up what `_save_progress` wrote; model, optimizer and data loader are in place already."""
 
-    def _rewind_logs(self, step: int) -> None:
-        """Makes the run's logs end where the checkpoint does; step 0 is a run that starts anew."""
-        if self.is_world_process_zero():
-            path = Path(self.args.output_dir) / "metrics.jsonl"
-            if step == 0:
-                set_log_aside(path)
-            else:
-                rewind_log(path, lambda line: line["step"] <= step and "train_runtime" not in line)
+    def _list_logs(self, step: int) -> dict[Path, int]:
+        """The logs that this rank writes, with the last step that they know of when checkpoint `step` is saved."""
+        return {Path(self.args.output_dir) / "metrics.jsonl": step} if self.is_world_process_zero() else {}
 
     # ---- training ---------------------------------------------------------------------------------------------
 
@@ -77,17 +71,21 @@ class ResumableMixin:
             ValueError: the checkpoint belongs to a run whose batches were arranged in another way.
         """
         if resume_from_checkpoint is True:
-            whole = (path for path in list_checkpoints(self.args.output_dir) if find_damage(path) is None)
-            resume_from_checkpoint = str(next(whole, None) or "") or None
+            resume_from_checkpoint = find_last_complete(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir}.")
+            resume_from_checkpoint = str(resume_from_checkpoint)
         step = 0
         if resume_from_checkpoint:
             self._check_settings(Path(resume_from_checkpoint))
             step = json.loads((Path(resume_from_checkpoint) / "trainer_state.json").read_text())["global_step"]
         if self.args.should_save:
             remove_leftovers(self.args.output_dir)
-        self._rewind_logs(step)
+        for path, last_step in self._list_logs(step).items():
+            if resume_from_checkpoint:
+                rewind_log(path, last_step)
+            else:
+                set_log_aside(path)
         if self._interruption is None:
             self._interruption = InterruptionCallback()
             self.add_callback(self._interruption)

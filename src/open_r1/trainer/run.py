@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from open_r1.configs import DataArguments, GRPOModelConfig
 from open_r1.data.jsonl import split_paths
-from open_r1.trainer.checkpoints import find_damage, list_checkpoints
+from open_r1.trainer.checkpoints import find_damage, find_last_complete
 from open_r1.utils.provenance import write_run_info
 
 
@@ -35,7 +35,7 @@ def find_checkpoint(option: str | bool | None, output_dir: str) -> str | None:
     choice = str(option).lower()
     if option is None or choice == "false":
         return None
-    found = _find_last(output_dir) if choice in ("true", "auto") else Path(option)
+    found = find_last_complete(output_dir) if choice in ("true", "auto") else Path(option)
     if found is None:
         if choice == "true":
             raise ValueError(
@@ -46,25 +46,13 @@ def find_checkpoint(option: str | bool | None, output_dir: str) -> str | None:
         raise ValueError(f"--resume_from_checkpoint: {found} is no checkpoint of a training run.")
     damage = find_damage(found)
     if damage is not None:
-        raise ValueError(
-            f"--resume_from_checkpoint: {found} is torn: {damage}. Take the one before it, or auto."
-        )
+        raise ValueError(f"--resume_from_checkpoint: {found} is torn: {damage}. Take the one before it, or auto.")
     if not any((found / name).exists() for name in _OPTIMIZER_FILES):
         raise ValueError(
             f"--resume_from_checkpoint: {found} holds no optimizer state (--save_only_model), so the run cannot go on "
             "from it. Start a new run with it as --model_name_or_path."
         )
     return str(found)
-
-
-def _find_last(output_dir: str) -> Path | None:
-    """The newest checkpoint that is complete, with a warning for each younger one that is not."""
-    for folder in list_checkpoints(output_dir):
-        damage = find_damage(folder)
-        if damage is None:
-            return folder
-        logger.warning("%s is torn and passed over: %s.", folder, damage)
-    return None
 
 
 def train_and_save(
@@ -82,7 +70,7 @@ def train_and_save(
     """
     if trainer.is_world_process_zero():
         configs = {"script": script_args, "training": trainer.args, "model": model_args}
-        write_run_info(trainer.args.output_dir, configs, split_paths(script_args.data_file_paths))
+        write_run_info(trainer.args.output_dir, configs, split_paths(script_args.all_file_paths))
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.interrupted_by:
         name = signal.Signals(trainer.interrupted_by).name
