@@ -243,6 +243,11 @@ def test_the_most_uncertain_tokens_are_kept():
     assert torch.equal(mask_high_entropy_tokens(entropies, mask, everything), mask)
 
 
+def test_rounding_errors_drop_no_token():
+    # (1 - 0.7) * 10 is 3.0000000000000004 in floating point: of 0 .. 10, those from 3 are kept
+    assert compute_entropy_threshold(torch.arange(11.0), 0.7) == 3.0
+
+
 def test_without_tokens_there_are_no_uncertain_ones():
     threshold = compute_entropy_threshold(torch.zeros(0), 0.2)
     assert not mask_high_entropy_tokens(torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool), threshold).any()

@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 
 from open_r1.trainer.entropy import compute_entropy_threshold, compute_entropy_weights, mask_high_entropy_tokens
 from open_r1.trainer.loss_settings import CLIPPED_LOSS_TYPES, LOSS_TYPES, LossSettings
-from open_r1.trainer.losses import LossInputs, compute_policy_loss, compute_token_weights
+from open_r1.trainer.losses import LossInputs, compute_policy_loss, compute_ratio, compute_token_weights
 
 
 LENGTHS = [5, 1, 7, 0, 3, 7]
@@ -29,7 +29,7 @@ def choose_bounds(loss_type: str) -> dict[str, float]:
     return COMMON if loss_type in CLIPPED_LOSS_TYPES else {}
 
 
-def draw_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
+def draw_tensors(seed: int = 4) -> dict[str, torch.Tensor]:
     """Log-probabilities of three policies some way apart, entropies and advantages of six ragged completions."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(LENGTHS), max(LENGTHS))
@@ -42,9 +42,9 @@ def draw_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
     return {
         "mask": mask,
         "logps": logps,
-        "old": (logps + 0.4 * draw(*shape)) * mask,
+        "old": (logps + 0.4 * draw(*shape) + 0.5 * draw(shape[0], 1)) * mask,
         "ref": (logps + 0.4 * draw(*shape)) * mask,
-        "entropies": draw(*shape).abs() * mask,
+        "entropies": draw(*shape).abs().float().double() * mask,  # TRL rounds its threshold to float32
         "advantages": draw(shape[0]),
         "importance_ratio": draw(*shape).exp(),
     }
@@ -172,10 +172,12 @@ def test_loss_gradient_and_metrics_are_those_of_trl(loss_type, importance_sampli
         assert_equal_to_trl(settings, without, draw_tensors())
 
 
-def test_the_comparison_above_reaches_every_clip_bound():
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_the_comparison_above_reaches_every_clip_bound(level):
     tensors = draw_tensors()
-    ratio = (tensors["logps"] - tensors["old"]).exp()[tensors["mask"]]
-    signs = tensors["advantages"][:, None].expand(tensors["mask"].shape)[tensors["mask"]].sign()
+    mask = tensors["mask"]
+    ratio = compute_ratio(tensors["logps"], tensors["old"], mask, level).expand(mask.shape)[mask]
+    signs = tensors["advantages"][:, None].expand(mask.shape)[mask].sign()
     assert ((ratio < 0.8) & (signs < 0)).any()
     assert ((ratio > 1.28) & (signs > 0)).any()
     assert ((ratio > 1.4) & (signs < 0)).any()  # where delta acts
