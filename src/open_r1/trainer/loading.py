@@ -140,9 +140,22 @@ def _load_base(model_args: GRPOModelConfig, vlm_module: VLMBaseModule, source: M
         # Quantised weights are made on the device that they stay on.
         options = {"quantization_config": quantization_config, "device_map": {"": PartialState().device}}
     attention = model_args.attn_implementation
-    return model_class.from_pretrained(
+    model = model_class.from_pretrained(
         source.base_path, revision=source.revision, dtype=dtype, attn_implementation=attention, **options
     )
+    if options:
+        _keep_weights_differentiable(model)
+    return model
+
+
+def _keep_weights_differentiable(model: "PreTrainedModel") -> None:
+    """Stops bitsandbytes from repacking 4-bit weights at the first pass without gradient.
+
+    It does so on CPUs with AVX512-BF16, for good, and the repacked weights pass no gradient on.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _choose_compute_dtype(dtype: str | None, config: "PretrainedConfig") -> str:

@@ -163,4 +163,4 @@ def merge_adapters(model: "PreTrainedModel", path: str) -> "PreTrainedModel":
     merged = adapted.merge_and_unload(safe_merge=True)
     for layer, dtype in zip(layers, dtypes, strict=True):
         layer.to(dtype)
-    return merged
+    return merged.requires_grad_(True)
