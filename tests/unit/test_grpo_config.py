@@ -162,6 +162,6 @@ def test_both_spellings_of_the_dtype_work():
     assert GRPOModelConfig(model_name_or_path="m", dtype="bfloat16").dtype == "bfloat16"
 
 
-def test_quantised_loading_is_refused_rather_than_ignored():
-    with pytest.raises(ValueError, match="not supported yet"):
+def test_quantised_weights_without_adapters_are_refused():
+    with pytest.raises(ValueError, match="add --use_peft"):
         GRPOModelConfig(model_name_or_path="m", load_in_4bit=True)
