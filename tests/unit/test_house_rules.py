@@ -32,8 +32,9 @@ FORBIDDEN_IMPORTS = {
     "completions": ("rewards", "data", "trainer", "vlm_modules", "inference", "viz", "utils", "torch", "transformers"),
     "configs": ("rewards", "data", "trainer", "vlm_modules", "inference", "viz"),
     "utils.math": ("rewards", "data", "trainer", "vlm_modules", "inference", "viz", "torch", "transformers"),
-    "trainer.advantages": ("data", "vlm_modules", "rewards", "inference", "transformers", "accelerate"),
-    "trainer.losses": ("data", "vlm_modules", "rewards", "inference", "transformers", "accelerate"),
+} | {
+    f"trainer.{name}": ("data", "vlm_modules", "rewards", "inference", "transformers", "accelerate")
+    for name in ("advantages", "entropy", "importance", "loss_settings", "losses", "token_scores")
 }
 IMPORT_TIME_CALLS = {  # cheap, and without a side effect
     *("re.compile", "logging.getLogger", "str.maketrans", "frozenset", "set", "dict", "tuple", "sorted", "range"),
