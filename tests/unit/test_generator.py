@@ -8,6 +8,8 @@ from transformers import GenerationConfig
 from open_r1.inference.batching import collate_prompts, list_images, pad_left
 from open_r1.inference.generator import SamplingSettings
 from open_r1.inference.hf_generator import HFGenerator
+from open_r1.trainer.attention import enable_packing
+from open_r1.trainer.vision import attach_image_features
 from open_r1.vlm_modules.vlm_module import EncodedPrompt
 
 
@@ -17,7 +19,17 @@ def generator(tiny_checkpoint: str) -> HFGenerator:
 
 
 @pytest.fixture(scope="module")
+def family(family_checkpoint: str) -> HFGenerator:
+    """A model of each family in turn."""
+    return HFGenerator.from_pretrained(family_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
 def prompts(generator: HFGenerator) -> list[EncodedPrompt]:
+    return build_prompts(generator)
+
+
+def build_prompts(generator: HFGenerator) -> list[EncodedPrompt]:
     """One image, two images of other sizes, none: three lengths."""
     return [
         generator.encode(ask("What is the quality?", 1), [make_image(112, 84)]),
@@ -36,7 +48,8 @@ def generate_replicated(
     media = generator.vlm_module.build_media_inputs(list_images(replicas), generator.model.device)
     tokens.pop("position_ids")  # the model finds its own
     tokens["input_ids"][tokens["attention_mask"] == 0] = generator.pad_token_id
-    generator.model.model.rope_deltas = None
+    if hasattr(generator.model.model, "rope_deltas"):  # left over from another prompt
+        generator.model.model.rope_deltas = None
     config = generator._build_generation_config(sampling)
     output = generator.model.generate(**tokens, **media, generation_config=config)
     return generator._cut(output[:, tokens["input_ids"].shape[1] :].tolist()).token_ids
@@ -50,6 +63,21 @@ def test_sampled_tokens_equal_those_of_replicated_generation_under_the_same_seed
     torch.manual_seed(3)
     assert ours == generate_replicated(generator, prompts, 3, sampling)
     assert len(ours) == 9
+
+
+@pytest.mark.parametrize("with_features", [False, True])
+def test_every_family_samples_the_tokens_of_replicated_generation(family, with_features):
+    """With features where the vision tower has run already, and with the attention that training uses."""
+    sampling = SamplingSettings(max_new_tokens=12, temperature=1.2)
+    prompts = build_prompts(family)
+    torch.manual_seed(5)
+    expected = generate_replicated(family, prompts, 4, sampling)
+    enable_packing(family.model)
+    if with_features:
+        prompts = attach_image_features(family.model, family.vlm_module, prompts, images_per_pass=2)
+    torch.manual_seed(5)
+    assert family.generate(prompts, 4, sampling).token_ids == expected
+    assert len({tuple(row) for row in expected}) == 12  # no two alike, so that an order would show
 
 
 def test_the_prompt_and_its_image_run_once_per_group(generator, prompts):
