@@ -59,6 +59,11 @@ class DataArguments:
         if not self.image_folders:
             raise ValueError("--image_folders is missing: name the root folder of the images, one per data file.")
 
+    @property
+    def all_file_paths(self) -> list[str]:
+        """Every JSONL file of the run, each string perhaps several."""
+        return self.data_file_paths
+
 
 @dataclass
 class GRPOScriptArguments(DataArguments):
@@ -110,6 +115,10 @@ class GRPOScriptArguments(DataArguments):
             )
         if self.overlong_cache is not None and "overlong" not in self.reward_funcs:
             raise ValueError("--overlong_cache belongs to the reward `overlong`: add it to --reward_funcs.")
+
+    @property
+    def all_file_paths(self) -> list[str]:
+        return [*self.data_file_paths, *self.eval_data_file_paths]
 
 
 @dataclass

@@ -31,7 +31,9 @@ def label_reward(mos, **kwargs):
 def build(tiny_checkpoint, iqa_data, tmp_path):
     """Builds a trainer of three steps; keyword arguments change its settings."""
 
-    def build_trainer(reward_funcs=(letters_reward,), model_options=None, with_eval=False, **settings):
+    def build_trainer(
+        reward_funcs=(letters_reward,), model_options=None, with_eval=False, eval_metrics=None, **settings
+    ):
         defaults = {
             "output_dir": str(tmp_path / "run"),
             "num_generations": 4,
@@ -60,6 +62,7 @@ def build(tiny_checkpoint, iqa_data, tmp_path):
             processing_class=vlm_module.load_processor(tiny_checkpoint),
             train_dataset=dataset,
             eval_dataset=dataset.select(range(5)) if with_eval else None,
+            eval_metrics=eval_metrics,
         )
 
     return build_trainer
