@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from open_r1.trainer.packing import PackedLayout
+from open_r1.vlm_modules.vlm_module import get_bare_model
 
 
 if TYPE_CHECKING:
@@ -117,15 +118,26 @@ def _build_segment_mask(layout: PackedLayout) -> torch.Tensor:
 
 
 def find_packing_obstacle(model: "PreTrainedModel") -> str | None:
-    """Why packing would not be exact for this model; None where it is."""
-    text_config = model.config.get_text_config()
-    implementation = text_config._attn_implementation
-    if set(getattr(text_config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+    """Why packing would not be exact for this model; None where its configuration and modules speak of no obstacle."""
+    model = get_bare_model(model)
+    text_config, decoder = model.config.get_text_config(), model.get_decoder()
+    layer_types = getattr(text_config, "layer_types", None)
+    if model.config.is_encoder_decoder or getattr(text_config, "cross_attention_layers", None):
+        return "the decoder attends to an encoder"
+    if set(layer_types or ["full_attention"]) != {"full_attention"}:
         return "some layers are not full attention"
+    if not decoder.is_backend_compatible():
+        return "the decoder does not go through the attention interface of transformers"
+    # Where there are layer types they decide: Qwen's configurations have a window even if no layer uses it.
+    if not layer_types and getattr(text_config, "sliding_window", None) is not None:
+        return "the attention has a sliding window"
+    if any(not getattr(module, "is_causal", True) for module in decoder.modules() if hasattr(module, "layer_idx")):
+        return "some attention of the decoder is not causal"
     if getattr(text_config, "attn_logit_softcapping", None) is not None:
         return "the attention logits are capped"
-    if getattr(text_config, "attention_dropout", 0.0) > 0:
+    if getattr(text_config, "attention_dropout", None):
         return "the attention has dropout"
+    implementation = text_config._attn_implementation
     if implementation not in ("sdpa", ATTENTION_NAME):
         return f"packing works on sdpa, not on {implementation}; leave out --attn_implementation"
     return None
