@@ -103,7 +103,7 @@ def find_modules(model: torch.nn.Module, names: Collection[str], option: str) ->
 def summarise_trainable(model: torch.nn.Module, vlm_module: VLMBaseModule) -> dict[str, tuple[int, int]]:
     """Trainable and all parameters per part, adapters included; a quantised weight counts as its full matrix.
 
-    Example: LoRA on a language model gives `{"language": (40370176, 7656000512), "projector": (0, 44576768), …}`.
+    Example: LoRA on a language model gives `{"language": (40370176, 7655986688), "projector": (0, 44574464), …}`.
     """
     counts = dict.fromkeys(MODEL_PARTS, (0, 0))
     for name, parameter in model.named_parameters():

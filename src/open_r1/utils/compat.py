@@ -9,12 +9,15 @@ where the extension does not load.
 
 import importlib.abc
 import importlib.machinery
+import logging
 import sys
 from pathlib import Path
 
 
 _OPERATORS = ("nms", "qnms")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+# bitsandbytes, which peft imports where it is installed, advises at every start to install what downloads kernels.
+logging.getLogger("bitsandbytes.backends.cpu.ops").disabled = True
 _kept_libraries = []  # a torch.library.Library undoes its definitions when it is collected
 
 
