@@ -169,18 +169,6 @@ def test_every_bad_row_is_named_at_once_and_nothing_is_trained(tiny_checkpoint, 
     assert "left out 5 of 6 rows" in skipped.stderr
 
 
-def test_a_run_goes_on_from_a_checkpoint_at_the_end_of_a_round(tiny_checkpoint, iqa_data, tmp_path):
-    whole = build_arguments(tiny_checkpoint, iqa_data, tmp_path / "whole", max_steps="4")
-    parts = build_arguments(tiny_checkpoint, iqa_data, tmp_path / "parts", max_steps="4", save_strategy="steps")
-    assert run(MODULE + whole).returncode == 0
-    assert run([*MODULE, *parts, "--save_steps", "2"]).returncode == 0
-    assert run([*MODULE, *parts, "--resume_from_checkpoint", str(tmp_path / "parts" / "checkpoint-2")]).returncode == 0
-    expected = [line["loss"] for line in read_metrics(tmp_path / "whole")]
-    resumed = [line["loss"] for line in read_metrics(tmp_path / "parts")]
-    assert resumed[:4] == expected  # saving changes nothing
-    assert resumed[4:] == pytest.approx(expected[2:], abs=1e-6)
-
-
 def test_help_lists_our_options():
     result = run([*MODULE, "--help"])
     assert result.returncode == 0
