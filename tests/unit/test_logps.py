@@ -7,9 +7,10 @@ import torch
 from builders import ask, make_image
 
 from open_r1.inference.hf_generator import HFGenerator
-from open_r1.trainer.attention import choose_layout, enable_packing
+from open_r1.trainer.attention import choose_layout, enable_packing, packed_attention
 from open_r1.trainer.batch import RolloutBatch, pad_completions
 from open_r1.trainer.logps import LogpsScorer, scoring_head
+from open_r1.trainer.packing import build_layout
 from open_r1.trainer.token_scores import score_tokens
 
 
@@ -215,3 +216,13 @@ def test_derivatives_of_token_scores_are_those_of_the_formulas(entropy_gradient)
     assert torch.allclose(*gradients, atol=1e-12)
     if entropy_gradient:
         assert torch.autograd.gradcheck(ours, (logits,))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"sliding_window": 8}, {"softcap": 30.0}, {"s_aux": torch.zeros(2)}, {"dropout": 0.1}]
+)
+def test_a_layer_that_asks_for_more_than_packed_rows_have_is_refused(generator, batch, asked):
+    layout = build_layout(batch.prompts, batch.completion_mask)
+    states = torch.zeros(1, 2, 4, 8)
+    with pytest.raises(ValueError, match=f"{next(iter(asked))}.*--logps_mode replicated"):
+        packed_attention(generator.model, states, states, states, None, packed_layout=layout, **asked)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTENTION_NAME = "open_r1_packed"
+# What decoders may ask of an attention function, and packed rows do not have.
+_UNSUPPORTED = ("dropout", "sliding_window", "softcap", "s_aux")
 
 
 def packed_attention(
@@ -50,8 +52,10 @@ def packed_attention(
 
     if packed_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if kwargs.get("dropout"):
-        raise ValueError("Packed groups allow no attention dropout: set it to 0, or use --logps_mode replicated.")
+    asked = {name: kwargs.get(name) for name in _UNSUPPORTED}
+    unsupported = [name for name, value in asked.items() if isinstance(value, torch.Tensor) or value]
+    if unsupported:
+        raise ValueError(f"Packed groups allow no {', '.join(unsupported)} in attention: use --logps_mode replicated.")
     attend = attend_concat if packed_layout.varlen is None else attend_varlen
     return attend(query[0], key[0], value[0], packed_layout, kwargs.get("scaling"))[None], None
 
@@ -65,6 +69,9 @@ def attend_varlen(
     """
     from torch.nn.attention.varlen import varlen_attn
 
+    if torch.is_autocast_enabled(query.device.type):  # torch's own attention casts by itself; this kernel does not
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     segments = layout.varlen
     return varlen_attn(
         query.transpose(0, 1),
