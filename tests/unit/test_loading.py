@@ -18,7 +18,7 @@ from open_r1.grpo_jsonl import build_trainer, parse_arguments
 from open_r1.inference.hf_generator import HFGenerator
 from open_r1.trainer.attention import enable_packing
 from open_r1.trainer.batch import RolloutBatch, pad_completions
-from open_r1.trainer.loading import load_policy, load_processor, load_reference, load_vlm_module
+from open_r1.trainer.loading import disable_dropout, load_policy, load_processor, load_reference, load_vlm_module
 from open_r1.trainer.logps import LogpsScorer
 from open_r1.trainer.parts import summarise_trainable
 from open_r1.utils.adapters import find_model_source
@@ -250,6 +250,13 @@ def test_dropout_is_off_for_grpo_and_on_for_the_cold_start(load, batch, caplog):
     learn(kept, batch, num_steps=2)
     kept.train()
     assert not torch.equal(score(kept, batch), score(kept, batch))
+
+
+def test_disabled_dropout_drops_nothing_in_training():
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5)).train()
+    disable_dropout(layers)
+    values = torch.randn(8, 4)
+    assert torch.equal(layers(values), layers(values))
 
 
 # ---- freezing -----------------------------------------------------------------------------------------------------
@@ -499,8 +506,8 @@ def read_kl(trainer) -> list[float]:
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
-def test_a_run_on_a_quantised_base_moves_its_adapters_alone(build, bits):
+@pytest.mark.parametrize("bits, rounding", [("load_in_4bit", 1e-6), ("load_in_8bit", 1e-3)])  # 8 bit: float16
+def test_a_run_on_a_quantised_base_moves_its_adapters_alone(build, bits, rounding):
     trainer = build(use_peft="true", **{bits: "true"}, gradient_checkpointing="true")
     before = copy_parameters(trainer.model)
     trainer.train()
@@ -509,7 +516,7 @@ def test_a_run_on_a_quantised_base_moves_its_adapters_alone(build, bits):
     assert moved and all(".lora_" in name for name in moved)
     assert trainer.ref_model is None
     start, later = read_kl(trainer)
-    assert start == pytest.approx(0.0, abs=1e-6) and later > 1e-6
+    assert start == pytest.approx(0.0, abs=rounding) and later > rounding
 
 
 def test_a_run_goes_on_from_adapters_and_leaves_adapters(build, adapters, batch, tmp_path):

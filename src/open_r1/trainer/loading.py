@@ -73,7 +73,7 @@ def load_policy(
     """
     model_args = copy.copy(model_args)
     if not keep_dropout and model_args.lora_dropout > 0:
-        logger.warning("LoRA dropout is set to 0: the loss must be that of the policy that generated.")
+        _log_once("LoRA dropout is set to 0: the loss must be that of the policy that generated.", logging.WARNING)
         model_args.lora_dropout = 0.0
     model = _load_adapted(model_args, vlm_module) if model_args.use_peft else _load_plain(model_args, vlm_module)
     freeze_parts(model, vlm_module, model_args.frozen_parts)
@@ -250,8 +250,8 @@ def _check_trained_parts(model_args: GRPOModelConfig, counts: dict[str, tuple[in
         )
 
 
-def _log_once(message: str) -> None:
+def _log_once(message: str, level: int = logging.INFO) -> None:
     from accelerate import PartialState
 
     if PartialState().is_main_process:
-        logger.info(message)
+        logger.log(level, message)
