@@ -215,12 +215,13 @@ def test_a_finished_run_can_be_given_more_steps(build, tmp_path):
     assert_equal(resumed, snapshot(whole))
 
 
-def test_other_batches_are_refused_before_anything_is_loaded(build, tmp_path):
+def test_other_settings_are_refused_before_anything_is_loaded(build, tmp_path):
     build(tmp_path / "run", max_steps=1).train()
     for settings, complaint in (
         ({"num_generations": 2}, "num_generations was 4, is 2"),
         ({"steps_per_generation": 6}, "steps_per_generation was 3, is 6"),
         ({"data_seed": 1}, "data_seed was 42, is 1"),
+        ({"beta": 0.0}, "a KL term was True, is False"),
         ({"num_rows": 5}, "number of training rows was 6, is 5"),
     ):
         trainer = build(tmp_path / "run", **settings)

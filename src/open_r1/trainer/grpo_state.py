@@ -12,7 +12,7 @@ from open_r1.trainer.rounds import Round, load_round, save_round
 from open_r1.trainer.samplers import IndexedCollator
 
 
-# Without the same values a checkpoint's step is another place in the data, or its round has another shape.
+# Without the same values a checkpoint's step is another place in the data, or its round lacks something.
 _ARRANGEMENT = (
     "per_device_train_batch_size",
     "num_generations",
@@ -20,6 +20,7 @@ _ARRANGEMENT = (
     "steps_per_generation",
     "num_iterations",
     "train_sampling_strategy",
+    "sync_ref_model",
 )
 _LAYOUT = ("is_packed", "is_varlen")
 _COUNTERS = ("num_tokens_seen", "num_refills_drawn", "must_check_layout")
@@ -36,6 +37,7 @@ class GRPOStateMixin(ResumableMixin):
         args = self.args
         return {name: getattr(args, name) for name in _ARRANGEMENT} | {
             "data_seed": args.seed if args.data_seed is None else args.data_seed,
+            "a KL term": args.beta > 0,
             "number of processes": self.accelerator.num_processes,
             "number of training rows": len(self.train_dataset),
         }

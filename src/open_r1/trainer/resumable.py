@@ -68,7 +68,7 @@ class ResumableMixin:
         """As in transformers, but True takes the last checkpoint that is whole.
 
         Raises:
-            ValueError: the checkpoint belongs to a run whose batches were arranged in another way.
+            ValueError: the checkpoint belongs to a run with other settings, of those that must stay.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = find_last_complete(self.args.output_dir)
@@ -176,8 +176,8 @@ class ResumableMixin:
         ]
         if changed:
             raise ValueError(
-                f"{folder} belongs to a run that arranged its batches in another way: {'; '.join(changed)}. Resume "
-                "with the same values, or start a new run with it as --model_name_or_path."
+                f"{folder} belongs to a run with other settings: {'; '.join(changed)}. Resume with the same values, or "
+                "start a new run with it as --model_name_or_path."
             )
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
