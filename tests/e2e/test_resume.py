@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from builders import write_iqa_data
@@ -225,10 +226,10 @@ def test_two_processes_stop_together_and_go_on_as_if_they_had_not(arguments, tmp
     finish(build_command(whole), whole)
     process = start(build_command(stopped), stopped)
     wait_until(process, partial(has_reached, stopped, 1))
-    process.send_signal(signal.SIGTERM)  # torchrun passes it on to its workers
+    psutil.Process(process.pid).children()[-1].terminate()  # one worker alone; the other one saves the checkpoint
     assert process.wait(timeout=60) != 0
     last_step = find_last_step(stopped)
     assert 1 <= last_step < 5
-    assert stopped.with_suffix(".log").read_text().count(f"Stopped by SIGTERM after step {last_step}") == 2
+    assert f"Stopped by SIGTERM after step {last_step}" in stopped.with_suffix(".log").read_text()
     finish(build_command(stopped), stopped)
     assert_same_run(stopped, whole, num_ranks=2)
