@@ -1,6 +1,7 @@
 """Which prompts are worked on: every row in every epoch, no copies, no prompt on two devices."""
 
 import pytest
+import torch
 
 from open_r1.trainer.samplers import RepeatRandomSampler
 
@@ -51,3 +52,9 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 def test_no_rows_are_an_error():
     with pytest.raises(ValueError, match="no row"):
         RepeatRandomSampler(0, prompts_per_round=1)
+
+
+def test_an_order_is_the_permutation_that_its_seed_and_epoch_give():
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(42 + 1)).tolist()
+    ranks = [read(10, epoch=1, prompts_per_round=3, rank=rank, world_size=2, seed=42) for rank in range(2)]
+    assert ranks == [[order[:3], order[6:9]], [order[3:6], [order[9], *order[:2]]]]

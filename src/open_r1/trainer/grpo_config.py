@@ -15,7 +15,9 @@ from transformers import TrainingArguments
 
 from open_r1.inference.generator import SamplingSettings
 from open_r1.trainer.advantages import DEFAULT_SCALE, AdvantageSettings
+from open_r1.trainer.distributed import prepare_processes
 from open_r1.trainer.loss_settings import CISPO_EPSILON_HIGH, LossSettings
+from open_r1.trainer.sampler_options import SamplerOptions
 
 
 def _doc(text: str, default=None, **kwargs):
@@ -24,7 +26,6 @@ def _doc(text: str, default=None, **kwargs):
 
 # Options of TrainingArguments that would be accepted and do nothing here, with what to do instead.
 _REFUSED = {
-    "deepspeed": "DeepSpeed is not supported yet; start several processes with torchrun for data parallelism.",
     "fsdp": "FSDP is not supported yet; start several processes with torchrun for data parallelism.",
     "auto_find_batch_size": "Set per_device_train_batch_size; it must stay a multiple of num_generations.",
     "include_num_input_tokens_seen": "The metric num_tokens counts the tokens of every round.",
@@ -51,7 +52,7 @@ _AT_LEAST_ONE = (
 
 
 @dataclass
-class GRPOConfig(TrainingArguments):
+class GRPOConfig(SamplerOptions, TrainingArguments):
     """Settings of GRPO on groups: one prompt with its images, and its G completions."""
 
     learning_rate: float = _doc("Initial learning rate of AdamW.", 1e-6)
@@ -156,8 +157,14 @@ class GRPOConfig(TrainingArguments):
         "error",
         choices=["error", "skip"],
     )
+    ds3_gather_for_generation: bool = _doc(
+        "ZeRO-3: gather all weights once per round to generate. False: layer by layer at every token, slower, for "
+        "models that do not fit on one device.",
+        True,
+    )
 
     def __post_init__(self):
+        prepare_processes(self)
         if self.greater_is_better is None and str(self.metric_for_best_model).endswith(_LOWER_IS_BETTER):
             self.greater_is_better = False
         super().__post_init__()
@@ -177,6 +184,7 @@ class GRPOConfig(TrainingArguments):
                 raise ValueError(f"--{name} {getattr(self, name)} is refused: {remedy}")
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(f"--train_sampling_strategy {self.train_sampling_strategy}: take random or sequential.")
+        self.check_sampling()
         if self.load_best_model_at_end and self.metric_for_best_model == "loss":
             raise ValueError("--load_best_model_at_end: evaluation has no loss; add --metric_for_best_model reward.")
         if self.remove_unused_columns:

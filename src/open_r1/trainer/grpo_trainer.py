@@ -42,6 +42,7 @@ from open_r1.trainer.logps import LogpsScorer, TokenScores
 from open_r1.trainer.loss_step import LossMixin
 from open_r1.trainer.losses import mask_truncated
 from open_r1.trainer.metrics import MetricStore, summarise_lengths, summarise_rewards
+from open_r1.trainer.pools import build_pools
 from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_columns
 from open_r1.trainer.rollout_log import GroupRecord, RolloutLog
 from open_r1.trainer.rollouts import Rollout
@@ -145,6 +146,7 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
         self.metrics = MetricStore()
         self.num_tokens_seen = 0
         self.num_refills_drawn = 0
+        self.row_pools = build_pools(train_dataset, args)
         self._all_gather = partial(_all_gather, self.accelerator.num_processes)
         self._step_batches: list[RolloutBatch] = []  # micro-batches since the last optimizer step
         self._round: Round | None = None
@@ -162,7 +164,13 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
             world_size=self.accelerator.num_processes,
             seed=args.seed if args.data_seed is None else args.data_seed,
             shuffle=args.train_sampling_strategy == "random",
+            pools=self.row_pools,
         )
+        if self.accelerator.is_main_process:
+            logger.info(
+                "An epoch: %d rounds, %d prompts, %d of them a second time to fill up.",
+                sampler.num_rounds, len(self.train_dataset) + sampler.num_repeats, sampler.num_repeats,
+            )  # fmt: skip
         return RoundLoader(
             self.train_dataset,
             batch_sampler=sampler,
@@ -219,7 +227,7 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
             num_drawn = max(self._all_gather([len(constant)]))
             if num_drawn == 0:
                 break
-            fresh = self._roll_out(self._draw_refill(num_drawn))
+            fresh = self._roll_out(self._draw_refill(num_drawn, rollout.groups[0]))
             for m, n in enumerate(constant):
                 rollout.exchange(n, fresh, m)
             estimate = self._reward(rollout)
@@ -227,12 +235,14 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
         self.metrics.add("dynamic_sampling/frac_reward_zero_std", estimate.is_constant.float().mean().item())
         return estimate
 
-    def _draw_refill(self, num_groups: int) -> list[PromptGroup]:
-        """As many more prompts for each rank, in an order of their own that goes on from round to round."""
+    def _draw_refill(self, num_groups: int, like: PromptGroup) -> list[PromptGroup]:
+        """As many more prompts for each rank, in an order of their own that goes on from round to round; of the same
+        data set where a device's round shall be of one."""
         start = self.num_refills_drawn + self.accelerator.process_index * num_groups
         self.num_refills_drawn += self.accelerator.num_processes * num_groups
-        indices = draw_in_order(len(self.train_dataset), start, num_groups, self.args.seed)
-        return self._encode_rows(indices)
+        rows = range(len(self.train_dataset)) if self.row_pools is None else self.row_pools.get_companions(like.index)
+        indices = draw_in_order(len(rows), start, num_groups, self.args.seed)
+        return self._encode_rows([rows[index] for index in indices])
 
     def _check_layout(self, batch: RolloutBatch) -> None:
         head = self.accelerator.unwrap_model(self.model).get_output_embeddings()

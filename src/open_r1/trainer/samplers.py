@@ -7,6 +7,8 @@ since the trainer already holds the round's groups. Two devices, three prompts e
     device 0   [7 2 9] [] [] []   [0 3 6] [] [] []
     device 1   [4 8 1] [] [] []   [5 7 2] [] [] []
                                       ^^^ the tail is filled up from the beginning of the same order
+
+With pools of rows (`pools.py`) all prompts of a device's round are of one data set, or data sets have equal shares.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from open_r1.trainer.batch import PromptGroup
+from open_r1.trainer.pools import RowPools
 
 
 def draw_in_order(num_rows: int, start: int, count: int, seed: int) -> list[int]:
@@ -39,6 +42,8 @@ class RepeatRandomSampler(Sampler[list[int]]):
         world_size: Number of devices, W.
         seed: Of the order, which is another one in each epoch and the same on all devices.
         shuffle: False keeps the order of the data.
+        pools: Which rows may share a device's round, and how often each pool's turn comes. None: an epoch is one
+            permutation of all rows, cut into rounds.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class RepeatRandomSampler(Sampler[list[int]]):
         world_size: int = 1,
         seed: int = 0,
         shuffle: bool = True,
+        pools: RowPools | None = None,
     ):
         if num_rows < 1:
             raise ValueError("There is no row to sample from.")
@@ -61,11 +67,19 @@ class RepeatRandomSampler(Sampler[list[int]]):
         self.world_size = world_size
         self.seed = seed
         self.shuffle = shuffle
+        self.pools = pools
         self.epoch = 0
 
     @property
     def num_rounds(self) -> int:
+        if self.pools is not None:
+            return self.pools.count_rounds(self.prompts_per_round, self.world_size)
         return -(-self.num_rows // (self.prompts_per_round * self.world_size))
+
+    @property
+    def num_repeats(self) -> int:
+        """Prompts of an epoch, all devices together, that the epoch has had before."""
+        return self.num_rounds * self.prompts_per_round * self.world_size - self.num_rows
 
     def __len__(self) -> int:
         return self.num_rounds * self.steps_per_round
@@ -74,15 +88,24 @@ class RepeatRandomSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if self.pools is None:
+            rounds = self._cut_permutation(generator)
+        else:
+            dealt = self.pools.deal(self.prompts_per_round, self.world_size, generator)
+            rounds = (blocks[self.rank] for blocks in dealt)
+        for block in rounds:
+            yield block
+            for _ in range(self.steps_per_round - 1):
+                yield []
+
+    def _cut_permutation(self, generator: torch.Generator) -> Iterator[list[int]]:
         order = list(range(self.num_rows))
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = torch.randperm(self.num_rows, generator=generator).tolist()
         for round_index in range(self.num_rounds):
             start = (round_index * self.world_size + self.rank) * self.prompts_per_round
             yield [order[i % self.num_rows] for i in range(start, start + self.prompts_per_round)]
-            for _ in range(self.steps_per_round - 1):
-                yield []
 
 
 @dataclass(frozen=True)
