@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.data_loader import skip_first_batches
+from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 
 from open_r1.completions import get_answer_contract
@@ -18,7 +19,7 @@ from open_r1.data.jsonl import load_jsonl_dataset
 from open_r1.trainer.checkpoints import UNFINISHED, find_damage
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
-from open_r1.trainer.interruption import InterruptionCallback
+from open_r1.trainer.interruption import SIGNALS, InterruptionCallback
 from open_r1.trainer.loading import load_policy, load_reference, load_vlm_module
 
 
@@ -267,12 +268,12 @@ def test_a_signal_saves_after_the_step_and_ends_training(build, tmp_path, number
             os.kill(os.getpid(), number)
         return letters_reward(completions)
 
-    handlers = [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGUSR1)]
+    handlers = [signal.getsignal(known) for known in SIGNALS]
     cut = build(tmp_path / "cut", signalling_reward, max_steps=5, save_strategy="no")
     cut.train()
     assert cut.interrupted_by == number
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-4"]
-    assert [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+    assert [signal.getsignal(known) for known in SIGNALS] == handlers
 
     resumed = build(tmp_path / "cut", max_steps=5)
     resumed.train(resume_from_checkpoint=True)
@@ -282,6 +283,31 @@ def test_a_signal_saves_after_the_step_and_ends_training(build, tmp_path, number
     whole.train()
     expected = snapshot(whole)
     assert_equal({name: found[name] for name in LEARNT}, {name: expected[name] for name in LEARNT})
+
+
+def test_a_run_that_is_to_go_on_keeps_its_last_checkpoint_beside_the_best(build, tmp_path):
+    def falling_reward(completions, trainer_state, num_generations, **kwargs):
+        if trainer_state.global_step == 3 and num_generations > 1:  # not in evaluation
+            os.kill(os.getpid(), signal.SIGTERM)
+        return [reward - 100 * trainer_state.global_step for reward in letters_reward(completions)]
+
+    settings = {"metric_for_best_model": "reward", "load_best_model_at_end": True, "save_total_limit": 1}
+    cut = build(tmp_path, falling_reward, eval_strategy="steps", eval_steps=1, **settings)
+    cut.train()
+    assert cut.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-4"]
+    saved = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in cut.model.state_dict().items() if name in saved)
+
+
+def test_signals_are_given_back_when_training_fails(build, tmp_path):
+    def failing_reward(completions, **kwargs):
+        raise RuntimeError("no judge")
+
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(RuntimeError, match="no judge"):
+        build(tmp_path, failing_reward).train()
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
 
 
 def test_a_second_sigterm_ends_the_process_at_once():

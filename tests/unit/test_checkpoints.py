@@ -72,7 +72,9 @@ def test_a_manifest_missing_or_cut_off_is_noticed(tmp_path):
     folder = make_checkpoint(tmp_path, 5)
     text = (folder / MANIFEST).read_text()
     (folder / MANIFEST).write_text(text[: len(text) // 2])
-    assert "not valid JSON" in find_damage(folder)
+    assert "is not whole" in find_damage(folder)
+    (folder / MANIFEST).write_text('{"of": "somebody else"}')
+    assert "is not whole" in find_damage(folder)
     (folder / MANIFEST).unlink()
     assert "written last" in find_damage(folder)
 

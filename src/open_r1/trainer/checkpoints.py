@@ -45,7 +45,7 @@ def find_damage(folder: str | Path) -> str | None:
     except FileNotFoundError:
         return f"there is no {MANIFEST}, which is written last"
     except ValueError:
-        return f"{MANIFEST} is not valid JSON"
+        return f"{MANIFEST} is not whole"
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
@@ -68,7 +68,10 @@ def find_last_complete(run_dir: str | Path) -> Path | None:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict) or not {"serial", "files"} <= set(manifest):
+        raise ValueError(f"{folder / MANIFEST} is not the manifest of a checkpoint.")
+    return manifest
 
 
 def _read_serial(folder: Path) -> int:
@@ -109,7 +112,7 @@ def publish(written: Path, run_dir: Path) -> None:
     write_manifest(written, serial=1 + (_read_serial(newest[0]) if newest else 0))
     target = run_dir / written.name
     if target.exists():
-        _discard(target)
+        _hide(target)
     os.rename(written, target)
     _sync(run_dir)
     shutil.rmtree(run_dir / UNFINISHED)
@@ -127,8 +130,8 @@ def rotate(run_dir: Path, limit: int | None, best: str | None) -> None:
     disposable = [path for path in complete if path.resolve() not in protected]
     num_kept = max(0, limit - (len(complete) - len(disposable)))
     for path in disposable[num_kept:]:
-        _discard(path)
-    shutil.rmtree(run_dir / UNFINISHED, ignore_errors=True)
+        _hide(path)
+    remove_leftovers(run_dir)
 
 
 def move_files(source: Path, target: Path) -> None:
@@ -147,13 +150,11 @@ def remove_leftovers(run_dir: str | Path) -> None:
     shutil.rmtree(Path(run_dir) / UNFINISHED, ignore_errors=True)
 
 
-def _discard(folder: Path) -> None:
-    """Takes a folder out of sight in one step before its files go, so that half of it never looks like a whole."""
+def _hide(folder: Path) -> None:
+    """Takes a folder out of sight in one step, before its files go one by one."""
     trash = folder.parent / UNFINISHED / f"old-{folder.name}"
-    shutil.rmtree(trash, ignore_errors=True)
     trash.parent.mkdir(exist_ok=True)
     os.rename(folder, trash)
-    shutil.rmtree(trash)
 
 
 def _sync(path: Path) -> None:

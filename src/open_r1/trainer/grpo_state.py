@@ -1,6 +1,9 @@
 """What `VLMGRPOTrainer` holds between two optimizer steps, into a checkpoint and out of it."""
 
+import hashlib
+import json
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,10 @@ _ARRANGEMENT = (
     "steps_per_generation",
     "num_iterations",
     "train_sampling_strategy",
+    "sampling",
+    "dataset_weighting",
+    "group_by_prefix",
+    "prefix_pattern",
     "sync_ref_model",
 )
 _LAYOUT = ("is_packed", "is_varlen")
@@ -33,6 +40,12 @@ class GRPOStateMixin(ResumableMixin):
         """Groups of these rows of the training data, as the data loader makes them."""
         return IndexedCollator(self.data_collator)([(index, self.train_dataset[index]) for index in indices])
 
+    @cached_property
+    def _order_of_rows(self) -> str:
+        """Fingerprint of this rank's first epoch, whatever options it comes from."""
+        steps = list(self.get_train_dataloader().batch_sampler)
+        return hashlib.sha256(json.dumps(steps).encode()).hexdigest()[:12]
+
     def _get_fixed_settings(self) -> dict[str, Any]:
         args = self.args
         return {name: getattr(args, name) for name in _ARRANGEMENT} | {
@@ -40,6 +53,7 @@ class GRPOStateMixin(ResumableMixin):
             "a KL term": args.beta > 0,
             "number of processes": self.accelerator.num_processes,
             "number of training rows": len(self.train_dataset),
+            "order of the training rows": self._order_of_rows,
         }
 
     def _get_extra_modules(self) -> dict[str, torch.nn.Module]:

@@ -48,9 +48,8 @@ class InterruptionCallback(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def release(self) -> None:
+        """Gives the signals back to whom they belonged before training."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

@@ -89,7 +89,10 @@ class ResumableMixin:
         if self._interruption is None:
             self._interruption = InterruptionCallback()
             self.add_callback(self._interruption)
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        try:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            self._interruption.release()
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Nothing where the checkpoint is that of the last step: transformers would take one step more."""
@@ -97,6 +100,15 @@ class ResumableMixin:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)
+
+    def _finalize_training(self, *args: Any) -> "TrainOutput":
+        """A run that is to go on neither loads its best model nor gives up its last checkpoint for it."""
+        best = self.state.best_model_checkpoint
+        if self.interrupted_by:
+            self.state.best_model_checkpoint = None
+        result = super()._finalize_training(*args)
+        self.state.best_model_checkpoint = best
+        return result
 
     # ---- saving -----------------------------------------------------------------------------------------------
 
@@ -170,14 +182,14 @@ class ResumableMixin:
     def _check_settings(self, folder: Path) -> None:
         expected = self._get_fixed_settings()
         progress = self._read_progress(folder)
-        saved = expected if progress is None and not expected else (progress or {}).get("settings", {})
+        saved = {} if progress is None else progress["settings"]
         changed = [
             f"{name} was {saved.get(name)}, is {value}" for name, value in expected.items() if saved.get(name) != value
         ]
         if changed:
             raise ValueError(
-                f"{folder} belongs to a run with other settings: {'; '.join(changed)}. Resume with the same values, or "
-                "start a new run with it as --model_name_or_path."
+                f"{folder} belongs to a run with other settings: {'; '.join(changed)}. Resume with the same values, "
+                "or start a new run with it as --model_name_or_path."
             )
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -210,8 +222,6 @@ class ResumableMixin:
         self.model.load_state_dict(restored.state_dict())
 
     def _load_best_model(self) -> None:
-        if self.interrupted_by:  # the run goes on from its last checkpoint, and there is little time
-            return
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()
         else:
