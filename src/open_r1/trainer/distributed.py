@@ -1,0 +1,225 @@
+"""Many processes: how they are connected, DeepSpeed's settings, and weights that are spread over devices (ZeRO-3).
+
+Under ZeRO-3 each process holds a slice of every parameter. DeepSpeed's hooks on the modules gather the weights of a
+layer for as long as it runs, which suits passes that all processes make together. Whatever a process does alone, or a
+number of times of its own (generation, the features of images), goes between `whole_weights`, which gathers once and
+takes the hooks off.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel, TrainingArguments
+
+
+_REPOSITORY = Path(__file__).parents[3]
+_CONFIG_FOLDERS = ("local_scripts", "configs")
+_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
+# ---- DeepSpeed's settings ---------------------------------------------------------------------------------------
+
+
+def find_deepspeed_config(path: str) -> Path:
+    """The file behind `--deepspeed`: as given, else by its name in `local_scripts` or `configs`.
+
+    `deepspeed_zero3.json` and `zero3.json` are the same name.
+
+    Raises:
+        ValueError: there is none; the message lists those that there are.
+    """
+    if Path(path).is_file():
+        return Path(path)
+    folders = [root / name for root in (Path.cwd(), _REPOSITORY) for name in _CONFIG_FOLDERS]
+    known = {file.name: file for folder in reversed(folders) for file in sorted(folder.glob("*.json"))}
+    name = Path(path).name
+    for candidate in (name, name.removeprefix("deepspeed_"), f"deepspeed_{name}"):
+        if candidate in known:
+            return known[candidate]
+    shown = ", ".join(sorted(map(str, known.values()))) or f"no JSON file in {', '.join(map(str, folders))}"
+    raise ValueError(f"--deepspeed {path}: there is no such file. There are: {shown}.")
+
+
+def load_deepspeed_config(option: str | dict[str, Any]) -> dict[str, Any]:
+    """Settings of `--deepspeed`: a path, JSON text, or settings already; ValueError where they cannot be read."""
+    if isinstance(option, dict):
+        return copy.deepcopy(option)
+    text = option if option.lstrip().startswith("{") else find_deepspeed_config(option).read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--deepspeed {option}: not valid JSON: {error}") from error
+
+
+def adapt_to_cpu(config: dict[str, Any]) -> dict[str, Any]:
+    """The same settings for processes without an accelerator.
+
+    DeepSpeed's own optimizer would be compiled for minutes, so torch's takes its place unless it is offloaded;
+    communication cannot overlap with computation.
+    """
+    config = copy.deepcopy(config)
+    zero = config.setdefault("zero_optimization", {})
+    zero["overlap_comm"] = False
+    offload = zero.get("offload_optimizer") or {}
+    if offload.get("device", "none") == "none":
+        config.pop("optimizer", None)
+        config["zero_allow_untested_optimizer"] = True
+    for part in ("offload_optimizer", "offload_param"):
+        if part in zero:
+            zero[part] = {**zero[part], "pin_memory": False}
+    return config
+
+
+# ---- processes --------------------------------------------------------------------------------------------------
+
+
+def prepare_processes(args: "TrainingArguments") -> None:
+    """What must be in place before transformers sets the devices up, in its `__post_init__`.
+
+    Raises:
+        ValueError: DeepSpeed's settings are not there, or it is to run on the CPU of a machine with an accelerator.
+    """
+    if args.deepspeed:
+        args.deepspeed = load_deepspeed_config(args.deepspeed)
+        if has_accelerator():
+            if args.use_cpu:
+                raise ValueError("--deepspeed with --use_cpu: DeepSpeed takes this machine's accelerator; drop one.")
+            stand_alone()
+            return
+        args.deepspeed, args.use_cpu = adapt_to_cpu(args.deepspeed), False
+        args.accelerator_config = connect_deepspeed_on_cpu(args.ddp_timeout)
+    elif is_one_of_many() and (args.use_cpu or not has_accelerator()):
+        args.use_cpu = True
+        connect_on_cpu(args.ddp_timeout)
+
+
+def has_accelerator() -> bool:
+    """Whether this machine has a GPU or the like."""
+    return torch.accelerator.is_available()
+
+
+def is_one_of_many() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def connect_on_cpu(timeout_s: int) -> None:
+    """Connects CPU processes over gloo, with the timeout that transformers would leave out."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if all(name in os.environ for name in names) and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+
+
+def connect_deepspeed_on_cpu(timeout_s: int) -> dict[str, bool]:
+    """Arranges for DeepSpeed to run on CPU processes over gloo, before `TrainingArguments` do it wrongly.
+
+    Returns:
+        What `TrainingArguments` must have as `accelerator_config`, with `use_cpu` False, which turns DeepSpeed off.
+    """
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
+
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.pop("ACCELERATE_USE_CPU", None)
+    stand_alone()
+    connect_on_cpu(timeout_s)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    PartialState(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    del os.environ["ACCELERATE_USE_DEEPSPEED"]
+    return {"use_configured_state": True}
+
+
+def stand_alone() -> None:
+    """Gives a process that no launcher started the variables of a group of one; DeepSpeed does not run without."""
+    if "LOCAL_RANK" in os.environ or "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind((_ALONE["MASTER_ADDR"], 0))
+        os.environ.update(_ALONE, MASTER_PORT=str(probe.getsockname()[1]))
+
+
+# ---- weights that are spread over devices -----------------------------------------------------------------------
+
+
+def is_zero3() -> bool:
+    """Whether models are loaded in slices, one for each process."""
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    return is_deepspeed_zero3_enabled()
+
+
+def count_weights(parameter: torch.nn.Parameter) -> int:
+    """Elements of the whole parameter, of which this process may hold a slice."""
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def get_own_slice(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """What this process holds of a parameter."""
+    return getattr(parameter, "ds_tensor", parameter).data
+
+
+@contextlib.contextmanager
+def gathered(parameters: Iterable[torch.nn.Parameter], writes: bool = False) -> Iterator[None]:
+    """Brings whole parameters to every process, as they are slices outside; all processes must come here.
+
+    Args:
+        parameters: Those that are whole already are left alone.
+        writes: Rank 0 changes them, and all take over what it wrote.
+    """
+    slices = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not slices:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(slices, modifier_rank=0 if writes else None):
+        yield
+
+
+@contextlib.contextmanager
+def whole_weights(
+    model: torch.nn.Module, wrapped: torch.nn.Module, parameters: Iterable[torch.nn.Parameter] | None = None
+) -> Iterator[None]:
+    """Lets each process run the model by itself, any number of times, without gradient.
+
+    Args:
+        model: The bare model.
+        wrapped: DeepSpeed's engine around it, whose hooks would let go of the weights after the first pass.
+        parameters: Those that are needed. None: all.
+    """
+    parameters = list(model.parameters() if parameters is None else parameters)
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        yield
+        return
+    from trl.models.utils import add_hooks, remove_hooks
+
+    with gathered(parameters):
+        if wrapped is not model:
+            remove_hooks(wrapped)
+        try:
+            yield
+        finally:
+            if wrapped is not model:
+                add_hooks(wrapped)
+
+
+def prepare_reference(model: "PreTrainedModel", accelerator: "Accelerator") -> torch.nn.Module:
+    """The frozen reference on its device: in slices under ZeRO-3, in DeepSpeed's precision, else whole."""
+    if accelerator.state.deepspeed_plugin is None:
+        return accelerator.prepare_model(model, evaluation_mode=True).eval()
+    from trl.models.utils import prepare_deepspeed
+
+    return prepare_deepspeed(model, accelerator)
