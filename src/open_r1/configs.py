@@ -97,6 +97,10 @@ class GRPOScriptArguments(DataArguments):
     overlong_cache: int | None = _doc(
         "Tokens before max_completion_length in which the reward `overlong` falls from 0 to -1. Default: a fifth."
     )
+    dry_run: bool = _doc(
+        "Check options, rows, rewards and a few prompts, print what the run would do, and stop before loading weights.",
+        False,
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -11,7 +11,7 @@
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from open_r1.utils.compat import speed_up_help
 
@@ -117,32 +117,69 @@ def build_rewards(script_args: "GRPOScriptArguments", training_args: "GRPOConfig
     )
 
 
-def build_trainer(
-    script_args: "GRPOScriptArguments", training_args: "GRPOConfig", model_args: "GRPOModelConfig"
-) -> "VLMGRPOTrainer":
-    from transformers import set_seed
-
+def prepare_task(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> dict[str, Any]:
+    """What `VLMGRPOTrainer` needs beside models: rewards, rows, metrics of the validation rows."""
     from open_r1.trainer.evaluation import check_evaluation
-    from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
-    from open_r1.trainer.loading import load_policy, load_processor, load_reference, load_vlm_module
 
     reward_funcs = build_rewards(script_args, training_args)
     train_dataset, eval_dataset = load_data(script_args, training_args)
     eval_metrics = build_eval_metrics(script_args, eval_dataset)
     check_evaluation(training_args, eval_dataset, [func.__name__ for func in reward_funcs], eval_metrics)
+    return {
+        "reward_funcs": reward_funcs,
+        "train_dataset": train_dataset,
+        "eval_dataset": eval_dataset,
+        "eval_metrics": eval_metrics,
+    }
+
+
+def build_trainer(
+    script_args: "GRPOScriptArguments", training_args: "GRPOConfig", model_args: "GRPOModelConfig"
+) -> "VLMGRPOTrainer":
+    from transformers import set_seed
+
+    from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
+    from open_r1.trainer.loading import load_policy, load_processor, load_reference, load_vlm_module
+
+    task = prepare_task(script_args, training_args)
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
     return VLMGRPOTrainer(
         load_policy(model_args, vlm_module),
         load_reference(model_args, vlm_module, training_args.beta),
-        reward_funcs,
-        training_args,
+        args=training_args,
         vlm_module=vlm_module,
         processing_class=load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels),
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        eval_metrics=eval_metrics,
+        **task,
     )
+
+
+def print_plan(
+    script_args: "GRPOScriptArguments",
+    training_args: "GRPOConfig",
+    model_args: "GRPOModelConfig",
+    checkpoint: str | None,
+) -> None:
+    """What the run would do. One process of every node checks the files there, the first one prints."""
+    from open_r1.trainer.loading import load_processor, load_vlm_module
+    from open_r1.trainer.plan import describe_plan, measure_prompts
+
+    if training_args.local_process_index != 0:
+        return
+    task = prepare_task(script_args, training_args)
+    vlm_module = load_vlm_module(model_args)
+    processor = load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels)
+    plan = describe_plan(
+        training_args,
+        model_args,
+        reward_names=[func.__name__ for func in task["reward_funcs"]],
+        train_dataset=task["train_dataset"],
+        eval_dataset=task["eval_dataset"],
+        prompt_length=measure_prompts(training_args, task["train_dataset"], vlm_module, processor),
+        checkpoint=checkpoint,
+    )
+    if training_args.process_index == 0:
+        print(plan, flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -150,6 +187,9 @@ def main(argv: list[str] | None = None) -> None:
     from open_r1.trainer.run import find_checkpoint, train_and_save
 
     checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
+    if script_args.dry_run:
+        print_plan(script_args, training_args, model_args, checkpoint)
+        return
     trainer = build_trainer(script_args, training_args, model_args)
     train_and_save(trainer, checkpoint, script_args, model_args)
 
