@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from open_r1.completions import wrap_answer
-from open_r1.rewards.ranking import fidelity_reward
+from open_r1.rewards.ranking import RankingBatch, count_partners, fidelity_reward
 from open_r1.rewards.thurstone import RankingSettings, compute_group_moments, compute_ranking_rewards
 
 
@@ -291,7 +291,20 @@ def test_the_reward_function_scores_text_like_the_pure_function():
 def test_it_logs_how_many_partners_there_were():
     logged = {}
     call(SCORES, GROUPS, log_metric=logged.__setitem__)
-    assert logged == {"ranking/partners": (2 + 2 + 1 + 1 + 2) / 5, "ranking/unreadable": 0.2}
+    assert logged == {
+        "ranking/partners": (2 + 2 + 1 + 1 + 2) / 5,
+        "ranking/unreadable": 0.2,
+        "ranking/gathered_bytes": 0.0,  # one process
+    }
+
+
+def test_partners_are_counted_as_the_rewards_compare_them():
+    predictions, mos, dataset_ids, sample_ids = make_batch(80, 4)
+    _, expected = rank(predictions, mos, dataset_ids, sample_ids)
+    batch = RankingBatch(
+        devices=dataset_ids, dataset_ids=dataset_ids, sample_ids=sample_ids, mos=mos, predictions=predictions
+    )
+    assert count_partners(batch).tolist() == expected.tolist()
 
 
 def test_a_group_that_abstains_gives_none():

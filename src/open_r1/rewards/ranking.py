@@ -1,19 +1,29 @@
 """The ranking reward: a score is rewarded for ordering its image rightly among the others of the batch.
 
 Scope: the global batch. What a completion earns depends on the scores of the other images' groups, so the scores and
-labels (never images) are gathered over all devices, and each device computes the rewards of its own groups. The
-formula and its source are in `open_r1.rewards.thurstone`.
+labels (never images) are gathered over all devices, and each device computes the rewards of its own groups. One call
+gathers everything, G + 4 numbers per group, in which a missing score or label is NaN:
+
+    device, data set, sample, MOS, score 1, ..., score G
+
+The formula and its source are in `open_r1.rewards.thurstone`.
 """
 
 import hashlib
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from open_r1.completions import parse_score
 from open_r1.rewards.thurstone import RankingSettings, compute_ranking_rewards
+
+
+_NUM_LABELS = 4  # numbers of a group beside its scores
+_BYTES_PER_NUMBER = 8
 
 
 def fidelity_reward(
@@ -28,9 +38,10 @@ def fidelity_reward(
 ) -> list[float | None]:
     """Rewards a score for ordering its image rightly among those of the batch. Range 0 to 1.0010005.
 
-    An unreadable score gets 0. A group without a usable MOS or without any partner abstains. Logs `ranking/partners`,
-    the mean number of groups that a group was compared with, and `ranking/unreadable`, the share of scores that could
-    not be read.
+    An unreadable score gets 0. A group without a usable MOS or without any partner abstains. Logs, the same on every
+    device, `ranking/partners`, the mean number of groups that a group was compared with, `ranking/unreadable`, the
+    share of scores that could not be read, and `ranking/gathered_bytes`, what each device received, eight bytes a
+    number.
 
     >>> texts = ["<answer>2</answer>", "<answer>4</answer>", "<answer>3</answer>", "no answer"]
     >>> rewards = fidelity_reward(
@@ -52,36 +63,81 @@ def fidelity_reward(
         ranking_variance: Likewise.
         ranking_scope: Likewise.
         columns: `num_generations`, `dataset_name`; `mos`, or else `solution`; `image_path`, or else `id`; on more than
-            one device `all_gather`, which must keep ints and floats exactly, and `process_index`.
+            one device `all_gather`, which concatenates lists and keeps ints and floats exactly, and `process_index`.
     """
     settings = RankingSettings(reward=ranking_reward, variance=ranking_variance, scope=ranking_scope)
-    num_generations = columns["num_generations"]
-    firsts = range(0, len(completions), num_generations)  # one row of each group
-    predictions = [_or_nan(parse_score(completion[-1]["content"])) for completion in completions]
-    mos = [_read_mos(columns, row) for row in firsts]
-    dataset_ids = [_hash_to_int([columns["dataset_name"][row]]) for row in firsts]
-    sample_ids = [_hash_to_int(_identify_sample(columns, row)) for row in firsts]
+    num_generations, device = columns["num_generations"], columns.get("process_index", 0)
+    records: list[int | float] = []
+    for row in range(0, len(completions), num_generations):  # one row of each group
+        records += [device, _hash_to_int([columns["dataset_name"][row]]), _hash_to_int(_identify_sample(columns, row))]
+        records.append(_read_mos(columns, row))
+        own = completions[row : row + num_generations]
+        records += [_or_nan(parse_score(completion[-1]["content"])) for completion in own]
 
-    log_metric = columns.get("log_metric", _ignore)
-    log_metric("ranking/unreadable", sum(map(math.isnan, predictions)) / max(len(predictions), 1))
-    rows = slice(0, len(firsts))
-    if settings.scope == "global" and "all_gather" in columns:
-        all_gather = columns["all_gather"]
-        group_counts = all_gather([len(firsts)])  # devices may hold different numbers of groups
-        start = sum(group_counts[: columns["process_index"]]) if len(group_counts) > 1 else 0
-        rows = slice(start, start + len(firsts))
-        predictions, mos = all_gather(predictions), all_gather(mos)
-        dataset_ids, sample_ids = all_gather(dataset_ids), all_gather(sample_ids)
-    rewards, num_partners = compute_ranking_rewards(
-        np.asarray(predictions).reshape(-1, num_generations),
-        mos,
-        dataset_ids,
-        sample_ids,
-        rows=rows,
+    gathered = columns["all_gather"](records) if "all_gather" in columns else records
+    batch = _parse_records(gathered, num_generations, is_split_by_device=settings.scope == "device")
+    rows = np.flatnonzero(batch.devices == device)
+    rewards, _ = compute_ranking_rewards(
+        batch.predictions,
+        batch.mos,
+        batch.dataset_ids,
+        batch.sample_ids,
+        rows=slice(rows[0], rows[-1] + 1) if len(rows) else slice(0),  # each device's groups stand together
         settings=settings,
     )
-    log_metric("ranking/partners", float(num_partners.mean()) if len(num_partners) else 0.0)
+    log_metric = columns.get("log_metric", _ignore)
+    log_metric("ranking/unreadable", _mean(np.isnan(batch.predictions)))
+    log_metric("ranking/partners", _mean(count_partners(batch)))
+    log_metric("ranking/gathered_bytes", float(_BYTES_PER_NUMBER * len(gathered) * (gathered is not records)))
     return [None if math.isnan(reward) else reward for reward in rewards.ravel().tolist()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingBatch:
+    """N groups of G scores, of all devices in the order of their numbers."""
+
+    devices: np.ndarray  # (N,)
+    dataset_ids: np.ndarray  # (N,) only groups with equal ones are compared
+    sample_ids: np.ndarray  # (N,) groups with equal ones show the same image
+    mos: np.ndarray  # (N,) NaN where there is none
+    predictions: np.ndarray  # (N, G) NaN where unreadable
+
+
+def count_partners(batch: RankingBatch) -> np.ndarray:
+    """How many groups each group is compared with, (N,); 0 for one without a label.
+
+    >>> scores = np.array([[3.0], [3.0], [np.nan]])
+    >>> ids = np.zeros(3, dtype=int)
+    >>> batch = RankingBatch(devices=ids, dataset_ids=ids, sample_ids=np.arange(3), mos=np.ones(3), predictions=scores)
+    >>> count_partners(batch).tolist()
+    [1, 1, 2]
+    """
+    _, datasets = np.unique(batch.dataset_ids, return_inverse=True)
+    _, samples = np.unique(np.stack([batch.dataset_ids, batch.sample_ids], axis=1), axis=0, return_inverse=True)
+    is_labelled = np.isfinite(batch.mos)
+    is_partner = is_labelled & ~np.isnan(batch.predictions).all(axis=1)
+    of_dataset, of_sample = (np.bincount(ids.ravel(), weights=is_partner)[ids.ravel()] for ids in (datasets, samples))
+    return np.where(is_labelled, of_dataset - of_sample, 0).astype(np.int64)
+
+
+def _parse_records(numbers: Sequence[int | float], num_generations: int, is_split_by_device: bool) -> RankingBatch:
+    """Records of all devices; where these are to be kept apart, each has data sets of its own."""
+    width = _NUM_LABELS + num_generations
+    devices, dataset_ids, sample_ids = (np.array(numbers[i::width], dtype=np.int64) for i in range(3))
+    if is_split_by_device:
+        dataset_ids = dataset_ids ^ devices
+    scores = [np.array(numbers[i::width], dtype=np.float64) for i in range(_NUM_LABELS - 1, width)]
+    return RankingBatch(
+        devices=devices,
+        dataset_ids=dataset_ids,
+        sample_ids=sample_ids,
+        mos=scores[0],
+        predictions=np.stack(scores[1:], axis=1),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
 
 
 def _read_mos(columns: dict[str, Any], row: int) -> float:
