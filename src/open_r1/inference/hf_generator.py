@@ -69,10 +69,18 @@ class HFGenerator:
         model: The bare model (not wrapped by DDP or DeepSpeed); PEFT models are fine.
         processor: Its processor, with a tokenizer that has a padding token.
         vlm_module: The family it belongs to.
+        is_synced: Whether devices hold slices of the weights, so that all must decode as long as one does.
     """
 
-    def __init__(self, model: "PreTrainedModel", processor: "ProcessorMixin", vlm_module: VLMBaseModule):
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        processor: "ProcessorMixin",
+        vlm_module: VLMBaseModule,
+        is_synced: bool = False,
+    ):
         self.model = model
+        self.is_synced = is_synced
         self.processor = processor
         self.vlm_module = vlm_module
         self.eos_token_ids = vlm_module.get_eos_token_ids(model, processor)
@@ -145,6 +153,7 @@ class HFGenerator:
                 attention_mask=token_inputs["attention_mask"].repeat_interleave(num_generations, dim=0),
                 past_key_values=cache,
                 generation_config=self._build_generation_config(sampling),
+                synced_gpus=self.is_synced,
             )
         return self._cut(output[:, input_ids.shape[1] :].tolist())
 

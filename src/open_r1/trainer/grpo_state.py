@@ -78,7 +78,9 @@ class GRPOStateMixin(ResumableMixin):
         saved = load_round(folder, self.accelerator.process_index)
         if saved is None:
             return None
-        return saved.build(self._prepare_prompts(self._encode_rows(saved.rows)), self.accelerator.device)
+        with self._whole_weights():
+            prompts = self._prepare_prompts(self._encode_rows(saved.rows))
+        return saved.build(prompts, self.accelerator.device)
 
     def _list_logs(self, step: int) -> dict[Path, int]:
         """A round is logged with the number of steps before it: that of step N is generated after checkpoint N."""

@@ -10,6 +10,7 @@ One round, from the sampler to the loss:
     -> micro-batches         whole groups, num_iterations times       compute_loss
 """
 
+import contextlib
 import logging
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,7 @@ from open_r1.trainer.advantages import Advantages, estimate_advantages
 from open_r1.trainer.attention import choose_layout, enable_packing
 from open_r1.trainer.batch import PromptGroup, RolloutBatch, pad_completions
 from open_r1.trainer.collator import GroupCollator
+from open_r1.trainer.distributed import is_zero3, prepare_reference, whole_weights
 from open_r1.trainer.evaluation import (
     add_worst_value,
     build_eval_records,
@@ -49,7 +51,14 @@ from open_r1.trainer.rollouts import Rollout
 from open_r1.trainer.rounds import Round, split_into_micro_batches
 from open_r1.trainer.samplers import RepeatRandomSampler, RoundLoader, draw_in_order
 from open_r1.trainer.splitting import split_into_rows
-from open_r1.trainer.vision import attach_image_features, drop_image_features, has_same_vision, is_vision_frozen
+from open_r1.trainer.vision import (
+    attach_image_features,
+    build_idle_prompt,
+    drop_image_features,
+    has_same_vision,
+    is_vision_frozen,
+    with_idle_group,
+)
 from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 from open_r1.utils.score_metrics import EvalMetrics
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
@@ -120,14 +129,16 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
             )
         self.compute_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         self.reuses_features = is_vision_frozen(model, vlm_module)
-        self.ref_reuses_features = ref_model is None or has_same_vision(model, ref_model, vlm_module)
+        self._all_gather = partial(_all_gather, self.accelerator.num_processes)
+        has_same_features = ref_model is None or has_same_vision(model, ref_model, vlm_module)
+        self.ref_reuses_features = all(self._all_gather([has_same_features]))
         self.scorer = LogpsScorer(
             vlm_module=vlm_module,
             pad_token_id=processing_class.tokenizer.pad_token_id,
             is_packed=choose_layout(model, args.logps_mode),
             temperature=args.temperature,
             chunk_size=args.logps_chunk_size,
-            is_varlen=choose_varlen(model, args.packed_attention, self.compute_dtype),
+            is_varlen=choose_varlen(model, args.packed_attention, self.compute_dtype, self.accelerator.device),
             has_entropy_gradient=args.entropy_coef != 0,
         )
         self.must_check_layout = needs_check(model, self.scorer, args.logps_mode)
@@ -136,18 +147,20 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
                 enable_packing(packed_model)
         self.ref_model = ref_model
         if ref_model is not None:
-            self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True).eval()
+            self.ref_model = prepare_reference(ref_model, self.accelerator)
         if args.sync_ref_model:
             from trl.trainer.callbacks import SyncRefModelCallback
 
             self.add_callback(SyncRefModelCallback(ref_model=ref_model, accelerator=self.accelerator))
-        self.generator = HFGenerator(self.model, processing_class, vlm_module)
+        self.generator = HFGenerator(
+            self.model, processing_class, vlm_module, is_synced=is_zero3() and not args.ds3_gather_for_generation
+        )
         self.rollout_log = RolloutLog(args.output_dir, self.accelerator.process_index)
         self.metrics = MetricStore()
         self.num_tokens_seen = 0
         self.num_refills_drawn = 0
         self.row_pools = build_pools(train_dataset, args)
-        self._all_gather = partial(_all_gather, self.accelerator.num_processes)
+        self._idle_prompt: EncodedPrompt | None = None
         self._step_batches: list[RolloutBatch] = []  # micro-batches since the last optimizer step
         self._round: Round | None = None
 
@@ -206,9 +219,14 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
         return self._with_fixed_logps(batch), rollout.groups
 
     def _roll_out(self, groups: list[PromptGroup]) -> Rollout:
-        prompts = self._prepare_prompts(groups)
-        with self.metrics.timed("generate"):
-            completions = self.generator.generate(prompts, self.args.num_generations, self.args.build_sampling())
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._whole_weights())
+            prompts = shown = self._prepare_prompts(groups)
+            if self.generator.is_synced:  # no device may run the tower while the others decode
+                shown = prompts if self.reuses_features else self._attach_features(prompts)
+                stack.close()
+            with self.metrics.timed("generate"):
+                completions = self.generator.generate(shown, self.args.num_generations, self.args.build_sampling())
         return Rollout(
             groups=list(groups),
             prompts=prompts,
@@ -245,11 +263,10 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
         return self._encode_rows([rows[index] for index in indices])
 
     def _check_layout(self, batch: RolloutBatch) -> None:
-        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
         with eval_mode(self.model):
             self.scorer = check_layout(
                 self.scorer,
-                lambda scorer: scorer.score(self.model, head, batch),
+                lambda scorer: self._score_tokens(self.model, batch, scorer),
                 TOLERANCE[self.compute_dtype],
                 self._all_gather,
             )
@@ -265,18 +282,27 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
 
     def _prepare_prompts(self, groups: list[PromptGroup]) -> list[EncodedPrompt]:
         """Prompts on the device, with positions and, where the vision tower is frozen, with features."""
-        device, args = self.accelerator.device, self.args
+        device = self.accelerator.device
         prompts = [self.vlm_module.with_positions(self.model, group.prompt).to(device) for group in groups]
-        if not self.reuses_features:
-            return prompts
+        return self._attach_features(prompts) if self.reuses_features else prompts
+
+    def _attach_features(self, prompts: list[EncodedPrompt]) -> list[EncodedPrompt]:
         with self.metrics.timed("vision"), self.accelerator.autocast():
             return attach_image_features(
                 self.accelerator.unwrap_model(self.model),
                 self.vlm_module,
                 prompts,
-                images_per_pass=args.groups_per_step,
-                offload=args.offload_vision_features,
+                images_per_pass=self.args.groups_per_step,
+                offload=self.args.offload_vision_features,
             )
+
+    def _whole_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Lets this device generate by itself; where it may not, it can still run the vision tower by itself."""
+        model, parameters = self.accelerator.unwrap_model(self.model), None
+        if self.generator.is_synced:
+            named = model.named_parameters()
+            parameters = [parameter for name, parameter in named if self.vlm_module.is_vision_parameter(name)]
+        return whole_weights(model, self.model_wrapped, parameters)
 
     def _score_rewards(
         self, rows: list[dict[str, Any]], texts: list[str], token_ids: list[list[int]], num_generations: int
@@ -338,13 +364,32 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
         with eval_mode(model):
             for start in range(0, num_groups, size):
                 micro_batch = batch.select(list(range(start, min(start + size, num_groups))))
-                for part in split_into_rows(micro_batch, self.args.max_packed_tokens):
+                for part in self._split_alike(micro_batch):
                     scored = self._score_tokens(model, part).per_token_logps
                     logps[part.row_index, : scored.shape[1]] = scored
         return logps
 
-    def _score_tokens(self, model: torch.nn.Module, batch: RolloutBatch) -> TokenScores:
-        return self.scorer.score(model, self.accelerator.unwrap_model(model).get_output_embeddings(), batch)
+    def _split_alike(self, micro_batch: RolloutBatch) -> list[RolloutBatch]:
+        """Packed rows of a micro-batch, the last one again and again where other devices have more."""
+        parts = split_into_rows(micro_batch, self.args.max_packed_tokens)
+        num_rows = len(parts) if self.args.max_packed_tokens is None else max(self._all_gather([len(parts)]))
+        return [*parts, *parts[-1:] * (num_rows - len(parts))]
+
+    def _score_tokens(
+        self, model: torch.nn.Module, batch: RolloutBatch, scorer: LogpsScorer | None = None
+    ) -> TokenScores:
+        scorer = self.scorer if scorer is None else scorer
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        is_own_tower = model is self.ref_model and not self.ref_reuses_features
+        has_images = any(prompt.images for prompt in batch.prompts)
+        if has_images or self.accelerator.num_processes == 1 or (self.reuses_features and not is_own_tower):
+            return scorer.score(model, head, batch)
+        if self._idle_prompt is None:
+            prompt = build_idle_prompt(self.vlm_module, self.processing_class)
+            self._idle_prompt = self.vlm_module.with_positions(self.model, prompt).to(self.accelerator.device)
+        scores = scorer.score(model, head, with_idle_group(batch, self._idle_prompt, scorer.pad_token_id))
+        size = len(batch.completion_ids)
+        return TokenScores(per_token_logps=scores.per_token_logps[:size], entropies=scores.entropies[:size])
 
     # ---- evaluation -------------------------------------------------------------------------------------------
 
@@ -362,7 +407,7 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
         check_validation_data(dataset, num_processes)
         training_metrics, self.metrics = self.metrics, MetricStore()
         try:
-            with self.metrics.timed("generate"):
+            with self.metrics.timed("generate"), self._whole_weights():
                 indices = range(rank, len(dataset), num_processes)
                 rollout = complete_rows(self.generator, self.data_collator, dataset, indices, self.args)
             with self.metrics.timed("reward"):

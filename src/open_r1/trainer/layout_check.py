@@ -28,13 +28,16 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 3e-2, tor
 MAX_VARLEN_HEAD_DIM = 256
 
 
-def choose_varlen(model: "PreTrainedModel", packed_attention: str, compute_dtype: torch.dtype) -> bool:
+def choose_varlen(
+    model: "PreTrainedModel", packed_attention: str, compute_dtype: torch.dtype, device: torch.device
+) -> bool:
     """Whether packed rows go through the kernel for ragged segments, by `--packed_attention`.
 
     Args:
-        model: On its device.
+        model: The policy.
         packed_attention: `varlen`, `concat`, or `auto` for the first where it can run.
         compute_dtype: In which attention runs: of the weights, or of autocast.
+        device: Where it will run.
 
     Raises:
         ValueError: `varlen` is demanded where it cannot run.
@@ -42,8 +45,8 @@ def choose_varlen(model: "PreTrainedModel", packed_attention: str, compute_dtype
     config = model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     obstacle = None
-    if model.device.type != "cuda":
-        obstacle = f"it needs a CUDA device, not {model.device.type}"
+    if device.type != "cuda":
+        obstacle = f"it needs a CUDA device, not {device.type}"
     elif compute_dtype not in (torch.bfloat16, torch.float16):
         obstacle = f"it needs --bf16 or --fp16, not {compute_dtype}"
     elif head_dim > MAX_VARLEN_HEAD_DIM:

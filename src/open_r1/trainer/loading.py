@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trl import get_peft_config, get_quantization_config
 
 from open_r1.configs import GRPOModelConfig
+from open_r1.trainer.distributed import is_zero3
 from open_r1.trainer.parts import (
     describe_trainable,
     find_adapter_targets,
@@ -122,6 +123,11 @@ def _load_plain(model_args: GRPOModelConfig, vlm_module: VLMBaseModule) -> "PreT
     if source.adapters_path is None:
         return model
     _log_once(f"The adapters in {source.adapters_path} are merged into {source.base_path}, all of which is trained.")
+    if is_zero3():
+        raise ValueError(
+            f"{source.adapters_path} is a folder of adapters, which cannot be merged while weights are spread over "
+            "devices (ZeRO-3): merge them first (python -m open_r1.merge), or go on with them (--use_peft)."
+        )
     return merge_adapters(model, source.adapters_path)
 
 
@@ -133,6 +139,8 @@ def _load_base(model_args: GRPOModelConfig, vlm_module: VLMBaseModule, source: M
     if model_args.load_in_4bit or model_args.load_in_8bit:
         from accelerate import PartialState
 
+        if is_zero3():
+            raise ValueError("Quantised weights cannot be spread over devices (ZeRO-3): take ZeRO-2.")
         dtype = _choose_compute_dtype(dtype, config)
         quantization_config = build_quantization_config(
             model_args, dtype, find_skipped(model_class, config, vlm_module)

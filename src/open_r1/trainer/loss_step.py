@@ -1,5 +1,6 @@
 """The optimizer step of GRPO: the loss of a micro-batch, row by row, and what happens when it is not finite."""
 
+import contextlib
 import logging
 import math
 from dataclasses import replace
@@ -40,14 +41,24 @@ class LossMixin:
             num_rows = max(self._all_gather([len(parts)]))  # every rank runs as many passes
             nothing = torch.zeros_like(parts[-1].token_weights)
             idle = replace(parts[-1], token_weights=nothing, entropy_weights=nothing)
-            outputs = []
-            for part in [*parts, *[idle] * (num_rows - len(parts))]:
-                if outputs:
-                    self.accelerator.backward(outputs[-1].loss / self.current_gradient_accumulation_steps)
-                    outputs[-1] = replace(outputs[-1], loss=outputs[-1].loss.detach())
-                outputs.append(self._compute_row_loss(model, part))
+            rows = [*parts, *[idle] * (num_rows - len(parts))]
+            outputs = [self._learn_from_row(model, row) for row in rows[:-1]]
+            outputs.append(self._compute_row_loss(model, rows[-1]))
         self._log_losses(outputs[: len(parts)], inputs)
         return outputs[-1].loss + sum(output.loss for output in outputs[:-1])
+
+    def _learn_from_row(self, model: torch.nn.Module, row: RolloutBatch) -> LossOutput:
+        """Back-propagates a row that is not the last one of its micro-batch; gradients are not exchanged yet."""
+        uses_deepspeed = self.is_deepspeed_enabled
+        with contextlib.nullcontext() if uses_deepspeed else self.accelerator.no_sync(model):
+            output = self._compute_row_loss(model, row)
+            loss = output.loss / self.current_gradient_accumulation_steps
+            if uses_deepspeed:  # which takes the optimizer step within `backward`, so it must know that this is no end
+                engine = self.accelerator.deepspeed_engine_wrapped
+                engine.backward(loss, sync_gradients=False, scale_wrt_gas=False)
+            else:
+                self.accelerator.backward(loss)
+        return replace(output, loss=output.loss.detach())
 
     def _with_token_weights(self, micro_batch: RolloutBatch) -> RolloutBatch:
         args, mask = self.args, micro_batch.completion_mask
@@ -116,9 +127,9 @@ class LossMixin:
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         batches, self._step_batches = self._step_batches, []
         # A loss scaler (fp16) meets infinite gradients as a matter of course, and skips those steps itself.
-        if self.accelerator.scaler is None and not math.isfinite(grad_norm):
+        if self.accelerator.scaler is None and not self.args.fp16 and not math.isfinite(grad_norm):
             self._report_nonfinite("gradient", batches[-1], None)
-            for parameter in model.parameters():
+            for parameter in model.parameters():  # DeepSpeed has skipped the step already
                 parameter.grad = None
             self.metrics.add_total("nonfinite/skipped_steps", 1)
         return grad_norm

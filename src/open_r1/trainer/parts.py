@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from open_r1.configs import MODEL_PARTS
+from open_r1.trainer.distributed import count_weights
 from open_r1.vlm_modules.vlm_module import VLMBaseModule
 
 
@@ -115,7 +116,7 @@ def summarise_trainable(model: torch.nn.Module, vlm_module: VLMBaseModule) -> di
 
 def _count_weights(parameter: torch.nn.Parameter) -> int:
     state = getattr(parameter, "quant_state", None)  # of bitsandbytes: two weights lie in one byte
-    return parameter.numel() if state is None else state.shape.numel()
+    return count_weights(parameter) if state is None else state.shape.numel()
 
 
 def describe_trainable(counts: dict[str, tuple[int, int]]) -> str:

@@ -21,6 +21,7 @@ from open_r1.trainer.checkpoints import (
     rotate,
     set_log_aside,
 )
+from open_r1.trainer.distributed import gathered
 from open_r1.trainer.interruption import InterruptionCallback
 
 
@@ -152,11 +153,13 @@ class ResumableMixin:
             "values": self._save_progress(folder),
         }
         self._progress_path(folder).write_text(json.dumps(progress), encoding="utf-8")
-        if self.args.should_save:
-            from safetensors.torch import save_model
+        from safetensors.torch import save_model
 
-            for name, module in self._get_extra_modules().items():
-                save_model(self.accelerator.unwrap_model(module), str(folder / f"{name}.safetensors"))
+        for name, module in self._get_extra_modules().items():
+            module = self.accelerator.unwrap_model(module)
+            with gathered(module.parameters()):
+                if self.args.should_save:
+                    save_model(module, str(folder / f"{name}.safetensors"))
 
     def save_final_model(self) -> None:
         """Saves the model to the output folder so that a kill leaves no half-written file there."""
@@ -206,7 +209,9 @@ class ResumableMixin:
         from safetensors.torch import load_model
 
         for name, module in self._get_extra_modules().items():
-            load_model(self.accelerator.unwrap_model(module), str(folder / f"{name}.safetensors"))
+            module = self.accelerator.unwrap_model(module)
+            with gathered(module.parameters(), writes=True):
+                load_model(module, str(folder / f"{name}.safetensors"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """All weights or none.
