@@ -334,5 +334,5 @@ def check_agreement(contenders: list[Contender], outcomes: list[Outcome], tolera
             "gradient norm": abs(outcome.gradient_norm - expected.gradient_norm) / expected.gradient_norm,
             "logps": (outcome.ref_per_token_logps - expected.ref_per_token_logps).abs().mean().item(),
         }
-        if not max(gaps.values()) <= tolerance:
+        if not all(gap <= tolerance for gap in gaps.values()):  # false for NaN, too
             raise ValueError(f"{other.name} and {first.name} do not compute the same: {gaps}, allowed {tolerance}.")
