@@ -44,7 +44,7 @@ README_SCENARIOS = [
 ]
 SWEEPS = {
     "g": [Scenario(workload=replace(SHORT, num_generations=size), repetitions=2) for size in (2, 4, 8, 16, 32)],
-    "p": [Scenario(workload=replace(SHORT, image_tokens=size), repetitions=2) for size in (64, 256, 1024, 2064)],
+    "p": [Scenario(workload=replace(SHORT, image_tokens=size), repetitions=1) for size in (64, 256, 1024, 2064)],
     "c": [Scenario(workload=replace(SHORT, completion_tokens=size), repetitions=2) for size in (50, 128, 256, 512)],
 }
 
