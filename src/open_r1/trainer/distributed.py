@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import socket
+import warnings
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -55,12 +56,34 @@ def find_deepspeed_config(path: str) -> Path:
 def load_deepspeed_config(option: str | dict[str, Any]) -> dict[str, Any]:
     """Settings of `--deepspeed`: a path, JSON text, or settings already; ValueError where they cannot be read."""
     if isinstance(option, dict):
-        return copy.deepcopy(option)
+        return _complete(copy.deepcopy(option))
     text = option if option.lstrip().startswith("{") else find_deepspeed_config(option).read_text(encoding="utf-8")
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return _complete(json.loads(text))
+    except json.JSONDecodeError as error:
         raise ValueError(f"--deepspeed {option}: not valid JSON: {error}") from error
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings with what the options of the run ask for, where they leave it open.
+
+    Raises:
+        ValueError: they contradict what a run here must do.
+    """
+    stage = config.setdefault("zero_optimization", {}).get("stage", 0)
+    if stage not in (1, 2, 3):
+        raise ValueError(f"--deepspeed: ZeRO stage {stage} spreads nothing over devices; take 1, 2 or 3, or torchrun.")
+    if stage == 3 and not config["zero_optimization"].setdefault("stage3_gather_16bit_weights_on_model_save", True):
+        raise ValueError(
+            "--deepspeed: without stage3_gather_16bit_weights_on_model_save the run would leave no model that can be "
+            "loaded: set it to true."
+        )
+    for name in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        config.setdefault(name, "auto")
+    config.setdefault("gradient_clipping", "auto")  # or --max_grad_norm would do nothing
+    for precision in ("bf16", "fp16"):
+        config.setdefault(precision, {"enabled": "auto"})
+    return config
 
 
 def adapt_to_cpu(config: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +114,17 @@ def prepare_processes(args: "TrainingArguments") -> None:
     Raises:
         ValueError: DeepSpeed's settings are not there, or it is to run on the CPU of a machine with an accelerator.
     """
+    if args.use_cpu or not has_accelerator():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, warns at every save
+    if _is_set("ACCELERATE_USE_FSDP"):
+        raise ValueError(
+            "accelerate launch asks for FSDP, which is not supported: start with torchrun or accelerate without FSDP, "
+            "and spread the weights with --deepspeed zero3.json."
+        )
     if args.deepspeed:
         args.deepspeed = load_deepspeed_config(args.deepspeed)
+        # DeepSpeed calls by older names what torch would have called otherwise, some thousand times per step.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         if has_accelerator():
             if args.use_cpu:
                 raise ValueError("--deepspeed with --use_cpu: DeepSpeed takes this machine's accelerator; drop one.")
@@ -100,9 +132,18 @@ def prepare_processes(args: "TrainingArguments") -> None:
             return
         args.deepspeed, args.use_cpu = adapt_to_cpu(args.deepspeed), False
         args.accelerator_config = connect_deepspeed_on_cpu(args.ddp_timeout)
-    elif is_one_of_many() and (args.use_cpu or not has_accelerator()):
+    elif is_one_of_many() and not uses_deepspeed(args) and (args.use_cpu or not has_accelerator()):
         args.use_cpu = True
         connect_on_cpu(args.ddp_timeout)
+
+
+def uses_deepspeed(args: "TrainingArguments") -> bool:
+    """Whether DeepSpeed is asked for, by option or by `accelerate launch`."""
+    return bool(args.deepspeed) or _is_set("ACCELERATE_USE_DEEPSPEED")
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 def has_accelerator() -> bool:
@@ -133,6 +174,9 @@ def connect_deepspeed_on_cpu(timeout_s: int) -> dict[str, bool]:
 
     os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ.pop("ACCELERATE_USE_CPU", None)
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a C++ extension in place of gloo: minutes
     stand_alone()
     connect_on_cpu(timeout_s)
     AcceleratorState._reset_state(reset_partial_state=True)

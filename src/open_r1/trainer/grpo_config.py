@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from open_r1.inference.generator import SamplingSettings
 from open_r1.trainer.advantages import DEFAULT_SCALE, AdvantageSettings
-from open_r1.trainer.distributed import prepare_processes
+from open_r1.trainer.distributed import is_one_of_many, prepare_processes, uses_deepspeed
 from open_r1.trainer.loss_settings import CISPO_EPSILON_HIGH, LossSettings
 from open_r1.trainer.sampler_options import SamplerOptions
 
@@ -26,7 +26,7 @@ def _doc(text: str, default=None, **kwargs):
 
 # Options of TrainingArguments that would be accepted and do nothing here, with what to do instead.
 _REFUSED = {
-    "fsdp": "FSDP is not supported yet; start several processes with torchrun for data parallelism.",
+    "fsdp": "FSDP is not supported; --deepspeed zero3.json spreads weights over devices in the same way.",
     "auto_find_batch_size": "Set per_device_train_batch_size; it must stay a multiple of num_generations.",
     "include_num_input_tokens_seen": "The metric num_tokens counts the tokens of every round.",
     "dataloader_drop_last": "No row is dropped; the last round of an epoch is filled up from its beginning.",
@@ -182,6 +182,12 @@ class GRPOConfig(SamplerOptions, TrainingArguments):
         for name, remedy in _REFUSED.items():
             if getattr(self, name, None) not in (None, False, "", "no", 0, 0.0, []):
                 raise ValueError(f"--{name} {getattr(self, name)} is refused: {remedy}")
+        is_reentrant = (self.gradient_checkpointing_kwargs or {}).get("use_reentrant")
+        if is_reentrant and is_one_of_many() and not uses_deepspeed(self):
+            raise ValueError(
+                "--gradient_checkpointing_kwargs: use_reentrant does not work with several processes unless there is "
+                "--deepspeed, since each gradient may come but once: leave it out."
+            )
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(f"--train_sampling_strategy {self.train_sampling_strategy}: take random or sequential.")
         self.check_sampling()
@@ -228,6 +234,8 @@ class GRPOConfig(SamplerOptions, TrainingArguments):
             raise ValueError(
                 "--do_eval alone evaluates nothing: say when, with --eval_strategy steps or epoch, or --eval_on_start."
             )
+        if self.eval_strategy != "no" and not self.ds3_gather_for_generation:
+            raise ValueError("--ds3_gather_for_generation false allows no evaluation: shares of rows are not equal.")
         if self.eval_num_generations < 1:
             raise ValueError(f"eval_num_generations must be at least 1, not {self.eval_num_generations}.")
         if self.eval_num_generations > 1 and self.eval_temperature == 0:

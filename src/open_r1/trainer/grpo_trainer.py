@@ -12,7 +12,6 @@ One round, from the sampler to the loss:
 
 import contextlib
 import logging
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,24 +39,22 @@ from open_r1.trainer.evaluation import (
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.grpo_state import GRPOStateMixin
 from open_r1.trainer.layout_check import TOLERANCE, check_layout, choose_varlen, needs_check
-from open_r1.trainer.logps import LogpsScorer, TokenScores
+from open_r1.trainer.logps import LogpsScorer
 from open_r1.trainer.loss_step import LossMixin
 from open_r1.trainer.losses import mask_truncated
 from open_r1.trainer.metrics import MetricStore, summarise_lengths, summarise_rewards
 from open_r1.trainer.pools import build_pools
+from open_r1.trainer.precision import warn_of_lost_updates
 from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_columns
 from open_r1.trainer.rollout_log import GroupRecord, RolloutLog
 from open_r1.trainer.rollouts import Rollout
 from open_r1.trainer.rounds import Round, split_into_micro_batches
 from open_r1.trainer.samplers import RepeatRandomSampler, RoundLoader, draw_in_order
-from open_r1.trainer.splitting import split_into_rows
+from open_r1.trainer.score_step import ScoreMixin
 from open_r1.trainer.vision import (
     attach_image_features,
-    build_idle_prompt,
-    drop_image_features,
     has_same_vision,
     is_vision_frozen,
-    with_idle_group,
 )
 from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 from open_r1.utils.score_metrics import EvalMetrics
@@ -67,7 +64,7 @@ from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 logger = logging.getLogger(__name__)
 
 
-class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
+class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
     """Group Relative Policy Optimization of a vision-language model.
 
     Args:
@@ -121,12 +118,9 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
         self.remove_callback(ProgressCallback)
         # Each device must draw other completions; weights are loaded already, so nothing else depends on this.
         torch.manual_seed(args.seed + self.accelerator.process_index)
-        if args.beta and ref_model is None and not hasattr(model, "disable_adapter"):
-            raise ValueError("beta is not zero, so a reference model is needed; give one, or set --beta 0.")
-        if args.sync_ref_model and ref_model is None:
-            raise ValueError(
-                "--sync_ref_model needs a reference model of its own; LoRA's is the policy without adapters."
-            )
+        _check_reference(args, model, ref_model)
+        if self.accelerator.is_main_process:
+            warn_of_lost_updates(model.parameters(), args.learning_rate, self.is_deepspeed_enabled)
         self.compute_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         self.reuses_features = is_vision_frozen(model, vlm_module)
         self._all_gather = partial(_all_gather, self.accelerator.num_processes)
@@ -156,7 +150,7 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
             self.model, processing_class, vlm_module, is_synced=is_zero3() and not args.ds3_gather_for_generation
         )
         self.rollout_log = RolloutLog(args.output_dir, self.accelerator.process_index)
-        self.metrics = MetricStore()
+        self.metrics = MetricStore(self.watch)
         self.num_tokens_seen = 0
         self.num_refills_drawn = 0
         self.row_pools = build_pools(train_dataset, args)
@@ -336,61 +330,6 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
         """This device's part of a tensor with as many rows of each device, in rank order."""
         return values.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
 
-    @torch.no_grad()
-    def _with_fixed_logps(self, batch: RolloutBatch) -> RolloutBatch:
-        """Adds the log-probabilities that stay as they are while the loss goes over the round."""
-        fixed = {}
-        if self.args.is_off_policy:
-            with self.metrics.timed("old_logps"):
-                fixed["old_per_token_logps"] = self._score_without_gradient(self.model, batch)
-        if self.args.beta:
-            with self.metrics.timed("ref_logps"):
-                fixed["ref_per_token_logps"] = self._score_reference(batch)
-        return RolloutBatch(**(vars(batch) | fixed))
-
-    def _score_reference(self, batch: RolloutBatch) -> torch.Tensor:
-        if self.ref_model is None:
-            with self.model.disable_adapter():
-                return self._score_without_gradient(self.model, batch)
-        if self.reuses_features and not self.ref_reuses_features:
-            batch = replace(batch, prompts=[drop_image_features(prompt) for prompt in batch.prompts])
-        return self._score_without_gradient(self.ref_model, batch)
-
-    def _score_without_gradient(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor:
-        """Log-probabilities (B, C) in evaluation mode, as many groups at a time as in a micro-batch of the loss."""
-        logps = torch.zeros(batch.completion_ids.shape, device=batch.completion_ids.device)
-        batch = replace(batch, row_index=torch.arange(len(logps), device=logps.device))
-        size, num_groups = self.args.groups_per_step, len(batch.prompts)
-        with eval_mode(model):
-            for start in range(0, num_groups, size):
-                micro_batch = batch.select(list(range(start, min(start + size, num_groups))))
-                for part in self._split_alike(micro_batch):
-                    scored = self._score_tokens(model, part).per_token_logps
-                    logps[part.row_index, : scored.shape[1]] = scored
-        return logps
-
-    def _split_alike(self, micro_batch: RolloutBatch) -> list[RolloutBatch]:
-        """Packed rows of a micro-batch, the last one again and again where other devices have more."""
-        parts = split_into_rows(micro_batch, self.args.max_packed_tokens)
-        num_rows = len(parts) if self.args.max_packed_tokens is None else max(self._all_gather([len(parts)]))
-        return [*parts, *parts[-1:] * (num_rows - len(parts))]
-
-    def _score_tokens(
-        self, model: torch.nn.Module, batch: RolloutBatch, scorer: LogpsScorer | None = None
-    ) -> TokenScores:
-        scorer = self.scorer if scorer is None else scorer
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        is_own_tower = model is self.ref_model and not self.ref_reuses_features
-        has_images = any(prompt.images for prompt in batch.prompts)
-        if has_images or self.accelerator.num_processes == 1 or (self.reuses_features and not is_own_tower):
-            return scorer.score(model, head, batch)
-        if self._idle_prompt is None:
-            prompt = build_idle_prompt(self.vlm_module, self.processing_class)
-            self._idle_prompt = self.vlm_module.with_positions(self.model, prompt).to(self.accelerator.device)
-        scores = scorer.score(model, head, with_idle_group(batch, self._idle_prompt, scorer.pad_token_id))
-        size = len(batch.completion_ids)
-        return TokenScores(per_token_logps=scores.per_token_logps[:size], entropies=scores.entropies[:size])
-
     # ---- evaluation -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -405,7 +344,7 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         rank, num_processes = self.accelerator.process_index, self.accelerator.num_processes
         check_validation_data(dataset, num_processes)
-        training_metrics, self.metrics = self.metrics, MetricStore()
+        training_metrics, self.metrics = self.metrics, MetricStore(self.watch)
         try:
             with self.metrics.timed("generate"), self._whole_weights():
                 indices = range(rank, len(dataset), num_processes)
@@ -472,6 +411,13 @@ class VLMGRPOTrainer(LossMixin, GRPOStateMixin, Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Not estimated: transformers' estimate counts one pass over `input_ids`, which groups do not have."""
         return 0
+
+
+def _check_reference(args: GRPOConfig, model: PreTrainedModel, ref_model: PreTrainedModel | None) -> None:
+    if args.beta and ref_model is None and not hasattr(model, "disable_adapter"):
+        raise ValueError("beta is not zero, so a reference model is needed; give one, or set --beta 0.")
+    if args.sync_ref_model and ref_model is None:
+        raise ValueError("--sync_ref_model needs a reference model of its own; LoRA's is the policy without adapters.")
 
 
 def _build_reward_weights(weights: list[float] | None, names: list[str]) -> torch.Tensor:

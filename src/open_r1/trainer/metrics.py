@@ -4,14 +4,24 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
 
-class MetricStore:
-    """Means of named values, kept apart for training and evaluation, emptied when read."""
+if TYPE_CHECKING:
+    from open_r1.trainer.watchdog import StageWatch
 
-    def __init__(self):
+
+class MetricStore:
+    """Means of named values, kept apart for training and evaluation, emptied when read.
+
+    Args:
+        watch: Is told which stage is timed.
+    """
+
+    def __init__(self, watch: "StageWatch | None" = None):
+        self._watch = watch
         self._values: dict[str, list[float]] = defaultdict(list)
         self._totals: dict[str, float] = defaultdict(float)
 
@@ -30,7 +40,8 @@ class MetricStore:
         """Adds the wall-clock seconds of the block to `time/<stage>_s`."""
         start = time.perf_counter()
         try:
-            yield
+            with contextlib.nullcontext() if self._watch is None else self._watch.stage(stage):
+                yield
         finally:
             self.add_total(f"time/{stage}_s", time.perf_counter() - start)
 

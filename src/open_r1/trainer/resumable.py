@@ -4,6 +4,7 @@ A resumed run equals one that was never interrupted. What transformers does not 
 `progress_rank0.json` (sums that are not logged yet, settings that must stay) and what subclasses add.
 """
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -23,6 +24,7 @@ from open_r1.trainer.checkpoints import (
 )
 from open_r1.trainer.distributed import gathered
 from open_r1.trainer.interruption import InterruptionCallback
+from open_r1.trainer.watchdog import StageWatch
 
 
 if TYPE_CHECKING:
@@ -58,6 +60,11 @@ class ResumableMixin:
 
     # ---- training ---------------------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def watch(self) -> StageWatch:
+        """Where this process is, for the others to see while it trains."""
+        return StageWatch(self.args.process_index, self.args.world_size, self.args.ddp_timeout)
+
     @property
     def interrupted_by(self) -> int:
         """Number of the signal that ended the last call of `train`, the same on every rank; 0 without one."""
@@ -91,7 +98,8 @@ class ResumableMixin:
             self._interruption = InterruptionCallback()
             self.add_callback(self._interruption)
         try:
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            with self.watch:
+                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self._interruption.release()
 
@@ -117,6 +125,10 @@ class ResumableMixin:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        with self.watch.stage("save"):
+            self._save_whole_checkpoint(model, trial)
+
+    def _save_whole_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         run_dir = Path(self._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
         best = self.state.best_model_checkpoint
@@ -165,8 +177,9 @@ class ResumableMixin:
         """Saves the model to the output folder so that a kill leaves no half-written file there."""
         target = Path(self.args.output_dir)
         source = target / UNFINISHED / "model"
-        self.save_model(str(source), _internal_call=True)
-        self.accelerator.wait_for_everyone()
+        with self.watch, self.watch.stage("save"):
+            self.save_model(str(source), _internal_call=True)
+            self.accelerator.wait_for_everyone()
         if self.args.should_save:
             move_files(source, target)
             shutil.rmtree(source.parent)

@@ -1,0 +1,73 @@
+"""Log-probabilities that stay as they are while the loss goes over a round, and those of the loss itself."""
+
+from dataclasses import replace
+
+import torch
+
+from open_r1.inference.hf_generator import eval_mode
+from open_r1.trainer.batch import RolloutBatch
+from open_r1.trainer.logps import LogpsScorer, TokenScores
+from open_r1.trainer.splitting import split_into_rows
+from open_r1.trainer.vision import build_idle_prompt, drop_image_features, with_idle_group
+
+
+class ScoreMixin:
+    """Put before a transformers `Trainer`; `VLMGRPOTrainer` has what else this needs.
+
+    All devices make the same number of passes, and each pass runs the vision tower on all of them or on none.
+    """
+
+    @torch.no_grad()
+    def _with_fixed_logps(self, batch: RolloutBatch) -> RolloutBatch:
+        """Adds the log-probabilities that stay as they are while the loss goes over the round."""
+        fixed = {}
+        if self.args.is_off_policy:
+            with self.metrics.timed("old_logps"):
+                fixed["old_per_token_logps"] = self._score_without_gradient(self.model, batch)
+        if self.args.beta:
+            with self.metrics.timed("ref_logps"):
+                fixed["ref_per_token_logps"] = self._score_reference(batch)
+        return RolloutBatch(**(vars(batch) | fixed))
+
+    def _score_reference(self, batch: RolloutBatch) -> torch.Tensor:
+        if self.ref_model is None:
+            with self.model.disable_adapter():
+                return self._score_without_gradient(self.model, batch)
+        if self.reuses_features and not self.ref_reuses_features:
+            batch = replace(batch, prompts=[drop_image_features(prompt) for prompt in batch.prompts])
+        return self._score_without_gradient(self.ref_model, batch)
+
+    def _score_without_gradient(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor:
+        """Log-probabilities (B, C) in evaluation mode, as many groups at a time as in a micro-batch of the loss."""
+        logps = torch.zeros(batch.completion_ids.shape, device=batch.completion_ids.device)
+        batch = replace(batch, row_index=torch.arange(len(logps), device=logps.device))
+        size, num_groups = self.args.groups_per_step, len(batch.prompts)
+        with eval_mode(model):
+            for start in range(0, num_groups, size):
+                micro_batch = batch.select(list(range(start, min(start + size, num_groups))))
+                for part in self._split_alike(micro_batch):
+                    scored = self._score_tokens(model, part).per_token_logps
+                    logps[part.row_index, : scored.shape[1]] = scored
+        return logps
+
+    def _split_alike(self, micro_batch: RolloutBatch) -> list[RolloutBatch]:
+        """Packed rows of a micro-batch, the last one again and again where other devices have more."""
+        parts = split_into_rows(micro_batch, self.args.max_packed_tokens)
+        num_rows = len(parts) if self.args.max_packed_tokens is None else max(self._all_gather([len(parts)]))
+        return [*parts, *parts[-1:] * (num_rows - len(parts))]
+
+    def _score_tokens(
+        self, model: torch.nn.Module, batch: RolloutBatch, scorer: LogpsScorer | None = None
+    ) -> TokenScores:
+        scorer = self.scorer if scorer is None else scorer
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        is_own_tower = model is self.ref_model and not self.ref_reuses_features
+        has_images = any(prompt.images for prompt in batch.prompts)
+        if has_images or self.accelerator.num_processes == 1 or (self.reuses_features and not is_own_tower):
+            return scorer.score(model, head, batch)
+        if self._idle_prompt is None:
+            prompt = build_idle_prompt(self.vlm_module, self.processing_class)
+            self._idle_prompt = self.vlm_module.with_positions(self.model, prompt).to(self.accelerator.device)
+        scores = scorer.score(model, head, with_idle_group(batch, self._idle_prompt, scorer.pad_token_id))
+        size = len(batch.completion_ids)
+        return TokenScores(per_token_logps=scores.per_token_logps[:size], entropies=scores.entropies[:size])

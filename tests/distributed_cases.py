@@ -1,0 +1,257 @@
+"""Runs training cases in the processes that torchrun starts, one after the other, and writes down what they gave.
+
+    torchrun --nproc_per_node 2 tests/distributed_cases.py CHECKPOINT ROWS OUTPUT_DIR CASE...
+
+Completions are made from the row they belong to, so that any number of processes learns from the same ones.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+
+from open_r1.configs import GRPOModelConfig
+from open_r1.trainer.batch import RolloutBatch
+from open_r1.trainer.grpo_config import GRPOConfig
+from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
+from open_r1.trainer.loading import load_policy, load_reference, load_vlm_module
+from open_r1.trainer.rollouts import Rollout
+
+
+REPO = Path(__file__).parents[1]
+NUM_STEPS = 4
+# Eight completions in a global micro-batch, two of which make a step, and two steps per round.
+SETTINGS = {
+    "num_generations": 2,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "steps_per_generation": 2,
+    "num_iterations": 2,
+    "max_completion_length": 6,
+    "learning_rate": 1e-3,
+    "max_steps": NUM_STEPS,
+    "report_to": "none",
+    "save_strategy": "no",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "train_sampling_strategy": "sequential",
+    "logps_chunk_size": 8,
+}
+ALONE = {"per_device_train_batch_size": 8}
+LORA = {"use_peft": True, "lora_r": 4}
+FROZEN = {"freeze_vision_modules": True}
+ROWS = {"max_packed_tokens": 78}  # less than some groups take, so that devices have different numbers of rows
+CHECKPOINTING = {"gradient_checkpointing": True}
+SAVED = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 4}
+
+
+def zero(stage: int, **changes) -> dict:
+    """The settings of `local_scripts`, where even the smallest parameter is cut into slices."""
+    config = json.loads((REPO / "local_scripts" / f"zero{stage}.json").read_text())
+    if stage == 3:
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return {"deepspeed": config}
+
+
+# name: settings of training, options of the model, which rows
+CASES = {
+    "one": (ALONE, {}, "pictures"),
+    "one_lora": (ALONE, LORA, "pictures"),
+    "one_frozen": (ALONE, FROZEN, "pictures"),
+    "one_mixed": (ALONE, {}, "mixed"),
+    "one_mixed_frozen": (ALONE, FROZEN, "mixed"),
+    "ddp": ({}, {}, "pictures"),
+    "ddp_rows": (ROWS, {}, "pictures"),
+    "ddp_mixed": ({}, {}, "mixed"),
+    "ddp_checkpointing": (CHECKPOINTING, {}, "pictures"),
+    "zero2": (zero(2), {}, "pictures"),
+    "zero2_rows": (zero(2) | ROWS, {}, "pictures"),
+    "zero2_mixed": (zero(2), {}, "mixed"),
+    "zero3": (zero(3), {}, "pictures"),
+    "zero3_lora": (zero(3), LORA, "pictures"),
+    "zero3_frozen": (zero(3), FROZEN, "pictures"),
+    "zero3_rows": (zero(3) | ROWS, {}, "pictures"),
+    "zero3_checkpointing": (zero(3) | CHECKPOINTING, {}, "pictures"),
+    "zero3_lora_checkpointing": (zero(3) | CHECKPOINTING, LORA, "pictures"),
+    "zero3_mixed": (zero(3) | ROWS, {}, "mixed"),
+    "zero3_mixed_frozen": (zero(3), FROZEN, "mixed"),
+    "ddp_generate": ({}, {}, "mixed"),
+    "zero2_generate": (zero(2), {}, "mixed"),
+    "zero3_generate": (zero(3), {}, "mixed"),
+    "zero3_layerwise_generate": (zero(3) | {"ds3_gather_for_generation": False}, {}, "mixed"),
+    "zero3_lora_generate": (zero(3), LORA, "pictures"),
+    "ddp_lora_generate": ({}, LORA, "pictures"),
+    "zero2_resume": (zero(2), {}, "pictures"),
+    "zero3_resume": (zero(3), {}, "pictures"),
+    "zero3_lora_resume": (zero(3), LORA, "pictures"),
+    "zero3_sync_resume": (zero(3) | {"sync_ref_model": True, "ref_model_sync_steps": 1}, {}, "pictures"),
+    "zero3_replicated": (zero(3) | {"logps_mode": "replicated"}, {}, "mixed"),
+}
+
+
+class FixedRollouts(VLMGRPOTrainer):
+    """Completions that depend on nothing but the row and their place in the group."""
+
+    def _roll_out(self, groups):
+        with self._whole_weights():
+            prompts = self._prepare_prompts(groups)
+        token_ids = [complete(group.row["id"], g) for group in groups for g in range(self.args.num_generations)]
+        return Rollout(
+            groups=list(groups),
+            prompts=prompts,
+            texts=self.generator.decode(token_ids),
+            token_ids=token_ids,
+            finish_reasons=["stop"] * len(token_ids),
+        )
+
+
+class CountingTrainer(VLMGRPOTrainer):
+    """Generates, and counts how often weights are gathered for that."""
+
+    def _roll_out(self, groups):
+        with count_gathers() as counts:
+            rollout = super()._roll_out(groups)
+        self.gathers = counts
+        return rollout
+
+
+@contextlib.contextmanager
+def count_gathers():
+    """Counts the calls of `GatheredParameters` and the collectives that bring slices together."""
+    import deepspeed
+
+    counts = {"contexts": 0, "collectives": 0}
+    context, collective = deepspeed.zero.GatheredParameters, deepspeed.comm.allgather_fn
+
+    class CountedContext(context):
+        def __enter__(self):
+            counts["contexts"] += 1
+            return super().__enter__()
+
+    def counted_collective(*args, **kwargs):
+        counts["collectives"] += 1
+        return collective(*args, **kwargs)
+
+    deepspeed.zero.GatheredParameters, deepspeed.comm.allgather_fn = CountedContext, counted_collective
+    try:
+        yield counts
+    finally:
+        deepspeed.zero.GatheredParameters, deepspeed.comm.allgather_fn = context, collective
+
+
+def complete(row_id: str, g: int) -> list[int]:
+    stream = torch.Generator().manual_seed(100 * int(row_id) + g)
+    length = int(torch.randint(2, 7, (1,), generator=stream))
+    return torch.randint(30, 200, (length,), generator=stream).tolist()
+
+
+def sum_reward(completions, completion_ids, image_path, **kwargs):
+    """Groups without a picture have no advantage."""
+    return [sum(ids) % 17 / 17 if paths else 0.5 for ids, paths in zip(completion_ids, image_path)]
+
+
+def build_trainer(checkpoint: str, rows: dict, output_dir: Path, case: str, kind=FixedRollouts, **changes):
+    settings, model_options, row_kind = CASES[case]
+    args = GRPOConfig(**({"output_dir": str(output_dir)} | SETTINGS | settings | changes))
+    model_args = GRPOModelConfig(model_name_or_path=checkpoint, **model_options)
+    torch.manual_seed(0)
+    vlm_module = load_vlm_module(model_args)
+    return kind(
+        load_policy(model_args, vlm_module),
+        load_reference(model_args, vlm_module, args.beta),
+        [sum_reward],
+        args,
+        vlm_module=vlm_module,
+        processing_class=vlm_module.load_processor(checkpoint),
+        train_dataset=Dataset.from_list(rows[row_kind]),
+    )
+
+
+def read_steps(output_dir: Path) -> list[dict]:
+    lines = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
+    return [{name: line[name] for name in ("loss", "grad_norm", "kl", "entropy")} for line in lines if "loss" in line]
+
+
+@torch.no_grad()
+def score_fixed_batch(trainer: VLMGRPOTrainer, rows: list[dict]) -> list[float]:
+    """Log-probabilities of the completions of two rows by the policy as it is."""
+    groups = trainer._encode_rows([0, 1])
+    rollout = trainer._roll_out(groups)
+    rollout.advantages = torch.zeros(len(rollout.texts))
+    batch: RolloutBatch = trainer._build_batch(rollout)
+    return trainer._score_without_gradient(trainer.model, batch).flatten().tolist()
+
+
+def run_generation(checkpoint: str, rows: dict, output_dir: Path, case: str) -> None:
+    """One round, really generated."""
+    trainer = build_trainer(checkpoint, rows, output_dir / case, case, CountingTrainer, max_steps=2)
+    trainer.train()
+    if trainer.is_world_process_zero():
+        result = {"gathers": trainer.gathers, "steps": read_steps(output_dir / case)}
+        (output_dir / f"{case}.json").write_text(json.dumps(result))
+
+
+def run_resumed(checkpoint: str, rows: dict, output_dir: Path, case: str) -> None:
+    """The whole run, and one that goes on from its first checkpoint, which is in the middle of a round."""
+    results = []
+    for name in ("whole", "resumed"):
+        folder = output_dir / case / name
+        trainer = build_trainer(checkpoint, rows, folder, case, **SAVED)
+        if name == "resumed" and trainer.is_world_process_zero():
+            shutil.copytree(output_dir / case / "whole", folder, dirs_exist_ok=True)
+            for later in folder.glob("checkpoint-[2-9]"):
+                shutil.rmtree(later)
+        trainer.accelerator.wait_for_everyone()
+        trainer.train(resume_from_checkpoint=True if name == "resumed" else None)
+        results.append({"steps": read_steps(folder), "logps": score_fixed_batch(trainer, rows)})
+        started = trainer._initial_global_step
+        del trainer
+        clean_up()
+    if os.environ["RANK"] == "0":
+        files = sorted(str(path.relative_to(folder)) for path in (folder / "checkpoint-4").rglob("*"))
+        result = {"results": results, "started": started, "files": files}
+        (output_dir / f"{case}.json").write_text(json.dumps(result))
+
+
+def run_case(checkpoint: str, rows: dict, output_dir: Path, case: str) -> None:
+    if case.endswith("generate"):
+        run_generation(checkpoint, rows, output_dir, case)
+        return
+    if case.endswith("resume"):
+        run_resumed(checkpoint, rows, output_dir, case)
+        return
+    trainer = build_trainer(checkpoint, rows, output_dir / case, case)
+    trainer.train()
+    logps = score_fixed_batch(trainer, rows)
+    trainer.save_final_model()
+    if trainer.is_world_process_zero():
+        result = {"steps": read_steps(output_dir / case), "logps": logps}
+        (output_dir / f"{case}.json").write_text(json.dumps(result))
+
+
+def clean_up() -> None:
+    """Lets the next case start as a new process would."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    gc.collect()
+    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
+        with contextlib.suppress(KeyError):
+            del os.environ[name]
+
+
+def main(checkpoint: str, rows_path: str, output_dir: str, *cases: str) -> None:
+    rows = json.loads(Path(rows_path).read_text())
+    for case in cases:
+        run_case(checkpoint, rows, Path(output_dir), case)
+        clean_up()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
