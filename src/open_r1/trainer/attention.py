@@ -6,6 +6,7 @@ completion to its prompt and to itself (`packing.py` draws it), by two calls of 
 """
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,18 +89,24 @@ def attend_varlen(
 
 
 def attend_concat(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scale: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: PackedLayout,
+    scale: float | None,
+    attend: Callable[..., torch.Tensor] = scaled_dot_product_attention,
 ) -> torch.Tensor:
     """(H, T, D), (K, T, D), (K, T, D) -> (T, H, D) by two calls of torch's attention over padded rectangles.
 
     Prompts attend to themselves; completions to the keys of their prompt, repeated G times, and to their own.
+    `attend` stands in for torch's function where there are shapes alone (`dry_pass.py`).
     """
     sdpa = {"scale": scale, "enable_gqa": query.shape[0] != key.shape[0]}
     prompt_key = key[:, layout.prompt_index].transpose(0, 1)  # (N, K, P', D)
     prompt_value = value[:, layout.prompt_index].transpose(0, 1)
     prompt_query = query[:, layout.prompt_index].transpose(0, 1)  # (N, H, P', D)
     # Padding stands to the right of a prompt, so causality hides it from every real token.
-    of_prompts = scaled_dot_product_attention(prompt_query, prompt_key, prompt_value, is_causal=True, **sdpa)
+    of_prompts = attend(prompt_query, prompt_key, prompt_value, is_causal=True, **sdpa)
 
     size = layout.num_generations
     segment_query = query[:, layout.segment_index].transpose(0, 1)  # (B, H, C, D)
@@ -108,7 +115,7 @@ def attend_concat(
     seen_key = torch.cat([prompt_key.repeat_interleave(size, dim=0), segment_key], dim=2)  # (B, K, P' + C, D)
     seen_value = torch.cat([prompt_value.repeat_interleave(size, dim=0), segment_value], dim=2)
     mask = _build_segment_mask(layout)
-    of_segments = scaled_dot_product_attention(segment_query, seen_key, seen_value, attn_mask=mask, **sdpa)
+    of_segments = attend(segment_query, seen_key, seen_value, attn_mask=mask, **sdpa)
     return torch.cat(
         [of_prompts.transpose(1, 2)[layout.prompt_mask], of_segments.transpose(1, 2)[layout.segment_mask]]
     )
