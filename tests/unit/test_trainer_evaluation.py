@@ -166,10 +166,10 @@ def test_evaluation_leaves_the_trainer_as_it_was(build, num_generations, num_wor
     trainer.model.train()
     trainer.metrics.add("waiting", 1.0)
     states = random.getstate(), torch.get_rng_state()
-    metrics, waiting, tokens = trainer.metrics, copy.deepcopy(vars(trainer.metrics)), trainer.num_tokens_seen
+    metrics, waiting, tokens = trainer.metrics, copy.deepcopy(trainer.metrics.state()), trainer.num_tokens_seen
     values = trainer.evaluate()
     assert values["eval_chatty"] == 1.0
-    assert trainer.metrics is metrics and vars(metrics) == waiting
+    assert trainer.metrics is metrics and metrics.state() == waiting
     assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
     assert trainer.model.training and trainer.num_tokens_seen == tokens
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in trainer.model.parameters())

@@ -60,7 +60,7 @@ class StageWatch:
         self._num_entered = 0
         self._store: torch.distributed.Store | None = None
         self._thread: threading.Thread | None = None
-        self._ending = threading.Event()
+        self._ending: threading.Event | None = None
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -74,10 +74,10 @@ class StageWatch:
 
     def __enter__(self) -> "StageWatch":
         self._stages = [(BETWEEN, time.time())]
-        self._ending.clear()
         if self.world_size > 1 and "MASTER_PORT" in os.environ:
             store, *_ = next(torch.distributed.rendezvous("env://"))
             self._store = torch.distributed.PrefixStore("whereabouts", store)
+            self._ending = threading.Event()
             self._thread = threading.Thread(target=self._watch, name="whereabouts", daemon=True)
             self._thread.start()
         return self
@@ -97,7 +97,7 @@ class StageWatch:
             )  # fmt: skip
         self._ending.set()
         self._thread.join(timeout=10)
-        self._thread = self._store = None
+        self._thread = self._store = self._ending = None
 
     def _locate(self) -> Whereabouts:
         stage, since = self._stages[-1]
@@ -105,8 +105,8 @@ class StageWatch:
 
     def _watch(self) -> None:
         """Gives signs of life; the first process warns when a stage takes suspiciously long."""
-        warned_at = None
-        while not self._ending.wait(self.beat_s):
+        warned_at, ending = None, self._ending
+        while not ending.wait(self.beat_s):
             here = self._locate()
             try:
                 self._store.set(str(self.rank), json.dumps(asdict(here)))
