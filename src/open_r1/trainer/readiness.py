@@ -194,7 +194,7 @@ def check_memory(
     size = measure_model_size(model, model_args, vlm_module, args.beta)
     prompts = [vlm_module.with_positions(model, group.prompt) for group in islice(cycle(groups), args.groups_per_step)]
     batch = build_dry_batch(prompts, args.num_generations, args.max_completion_length)
-    is_packed = args.logps_mode != "replicated"
+    is_packed = args.logps_mode != "replicated" and model_args.attn_implementation in (None, "sdpa")
     peaks = {
         checkpointing: measure_loss_pass(model, vlm_module, batch, _with_checkpointing(args, checkpointing), is_packed)
         for checkpointing in (False, True)
