@@ -11,13 +11,16 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 
 from open_r1.configs import GRPOModelConfig
 from open_r1.trainer.batch import RolloutBatch
+from open_r1.trainer.distributed import gathered
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
 from open_r1.trainer.loading import load_policy, load_reference, load_vlm_module
@@ -51,9 +54,9 @@ CHECKPOINTING = {"gradient_checkpointing": True}
 SAVED = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 4}
 
 
-def zero(stage: int, **changes) -> dict:
+def zero(stage: int, kind: str = "") -> dict:
     """The settings of `local_scripts`, where even the smallest parameter is cut into slices."""
-    config = json.loads((REPO / "local_scripts" / f"zero{stage}.json").read_text())
+    config = json.loads((REPO / "local_scripts" / f"zero{stage}{kind}.json").read_text())
     if stage == 3:
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return {"deepspeed": config}
@@ -87,10 +90,14 @@ CASES = {
     "zero3_layerwise_generate": (zero(3) | {"ds3_gather_for_generation": False}, {}, "mixed"),
     "zero3_lora_generate": (zero(3), LORA, "pictures"),
     "ddp_lora_generate": ({}, LORA, "pictures"),
+    "ddp_poisoned": ({"on_nonfinite": "skip"}, {}, "pictures"),
+    "zero2_poisoned": (zero(2) | {"on_nonfinite": "skip"}, {}, "pictures"),
+    "zero3_poisoned": (zero(3) | {"on_nonfinite": "skip"}, {}, "pictures"),
     "zero2_resume": (zero(2), {}, "pictures"),
     "zero3_resume": (zero(3), {}, "pictures"),
     "zero3_lora_resume": (zero(3), LORA, "pictures"),
     "zero3_sync_resume": (zero(3) | {"sync_ref_model": True, "ref_model_sync_steps": 1}, {}, "pictures"),
+    "zero3_offload": (zero(3, "_offload"), {}, "pictures"),
     "zero3_replicated": (zero(3) | {"logps_mode": "replicated"}, {}, "mixed"),
 }
 
@@ -109,6 +116,20 @@ class FixedRollouts(VLMGRPOTrainer):
             token_ids=token_ids,
             finish_reasons=["stop"] * len(token_ids),
         )
+
+
+class PoisonedTrainer(FixedRollouts):
+    """At the second step the loss of the last process is not a number."""
+
+    def _compute_row_loss(self, model, row):
+        output = super()._compute_row_loss(model, row)
+        if self.state.global_step == 1 and self.accelerator.is_last_process:
+            output = replace(output, loss=output.loss * float("nan"))
+        return output
+
+    def sum_weights(self):
+        with gathered(self.model.parameters()):
+            return sum(float(parameter.detach().double().sum()) for parameter in self.model.parameters())
 
 
 class CountingTrainer(VLMGRPOTrainer):
@@ -188,6 +209,21 @@ def score_fixed_batch(trainer: VLMGRPOTrainer, rows: list[dict]) -> list[float]:
     return trainer._score_without_gradient(trainer.model, batch).flatten().tolist()
 
 
+def run_poisoned(checkpoint: str, rows: dict, output_dir: Path, case: str) -> None:
+    """Three steps, the second of which must not happen."""
+    trainer = build_trainer(checkpoint, rows, output_dir / case, case, PoisonedTrainer, max_steps=3)
+    sums = []
+
+    class Callback(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            sums.append(trainer.sum_weights())
+
+    trainer.add_callback(Callback())
+    trainer.train()
+    if trainer.is_world_process_zero():
+        (output_dir / f"{case}.json").write_text(json.dumps({"sums": sums}))
+
+
 def run_generation(checkpoint: str, rows: dict, output_dir: Path, case: str) -> None:
     """One round, really generated."""
     trainer = build_trainer(checkpoint, rows, output_dir / case, case, CountingTrainer, max_steps=2)
@@ -220,6 +256,9 @@ def run_resumed(checkpoint: str, rows: dict, output_dir: Path, case: str) -> Non
 
 
 def run_case(checkpoint: str, rows: dict, output_dir: Path, case: str) -> None:
+    if case.endswith("poisoned"):
+        run_poisoned(checkpoint, rows, output_dir, case)
+        return
     if case.endswith("generate"):
         run_generation(checkpoint, rows, output_dir, case)
         return

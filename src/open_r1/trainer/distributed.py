@@ -121,6 +121,9 @@ def prepare_processes(args: "TrainingArguments") -> None:
             "accelerate launch asks for FSDP, which is not supported: start with torchrun or accelerate without FSDP, "
             "and spread the weights with --deepspeed zero3.json."
         )
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and torch.cuda.is_available() and not args.use_cpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        connect("nccl", args.ddp_timeout)
     if args.deepspeed:
         args.deepspeed = load_deepspeed_config(args.deepspeed)
         # DeepSpeed calls by older names what torch would have called otherwise, some thousand times per step.
@@ -134,7 +137,7 @@ def prepare_processes(args: "TrainingArguments") -> None:
         args.accelerator_config = connect_deepspeed_on_cpu(args.ddp_timeout)
     elif is_one_of_many() and not uses_deepspeed(args) and (args.use_cpu or not has_accelerator()):
         args.use_cpu = True
-        connect_on_cpu(args.ddp_timeout)
+        connect("gloo", args.ddp_timeout)
 
 
 def uses_deepspeed(args: "TrainingArguments") -> bool:
@@ -156,11 +159,29 @@ def is_one_of_many() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def connect_on_cpu(timeout_s: int) -> None:
-    """Connects CPU processes over gloo, with the timeout that transformers would leave out."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    if all(name in os.environ for name in names) and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+def meet() -> tuple[torch.distributed.Store, int, int]:
+    """The store that all processes share, the number of this one, and how many they are.
+
+    torchrun keeps the store of an attempt for the next (`--max_restarts`), where what the dead have left in it would
+    mislead those that come after them: each attempt has its own part of it.
+    """
+    store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return torch.distributed.PrefixStore(f"attempt {attempt}", store), rank, world_size
+
+
+def has_launcher() -> bool:
+    """Whether the environment says where the processes meet."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def connect(backend: str, timeout_s: int) -> None:
+    """Connects the processes, with a timeout that transformers leaves out on CPUs."""
+    if has_launcher() and not torch.distributed.is_initialized():
+        store, rank, world_size = meet()
+        torch.distributed.init_process_group(
+            backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout_s)
+        )
 
 
 def connect_deepspeed_on_cpu(timeout_s: int) -> dict[str, bool]:
@@ -178,7 +199,7 @@ def connect_deepspeed_on_cpu(timeout_s: int) -> dict[str, bool]:
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a C++ extension in place of gloo: minutes
     stand_alone()
-    connect_on_cpu(timeout_s)
+    connect("gloo", timeout_s)
     AcceleratorState._reset_state(reset_partial_state=True)
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     PartialState(backend="gloo", timeout=timedelta(seconds=timeout_s))

@@ -11,7 +11,6 @@ line of a process that fails.
 import contextlib
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 
 import torch
+
+from open_r1.trainer.distributed import has_launcher, meet
 
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,10 @@ class StageWatch:
 
     def __enter__(self) -> "StageWatch":
         self._stages = [(BETWEEN, time.time())]
-        if self.world_size > 1 and "MASTER_PORT" in os.environ:
-            store, *_ = next(torch.distributed.rendezvous("env://"))
+        if self.world_size > 1 and has_launcher():
+            store, *_ = meet()
             self._store = torch.distributed.PrefixStore("whereabouts", store)
+            self._tell(self._locate())
             self._ending = threading.Event()
             self._thread = threading.Thread(target=self._watch, name="whereabouts", daemon=True)
             self._thread.start()
@@ -103,13 +105,16 @@ class StageWatch:
         stage, since = self._stages[-1]
         return Whereabouts(stage=stage, since=since, num_entered=self._num_entered, beat=time.time())
 
+    def _tell(self, here: Whereabouts) -> None:
+        self._store.set(str(self.rank), json.dumps(asdict(here)))
+
     def _watch(self) -> None:
         """Gives signs of life; the first process warns when a stage takes suspiciously long."""
         warned_at, ending = None, self._ending
         while not ending.wait(self.beat_s):
             here = self._locate()
             try:
-                self._store.set(str(self.rank), json.dumps(asdict(here)))
+                self._tell(here)
             except RuntimeError as error:  # the process that kept the store is gone, and this one will fail soon
                 logger.error("rank %d lost the store of the processes: %s", self.rank, error)
                 return

@@ -1,0 +1,222 @@
+"""One process, data parallelism, ZeRO-2 and ZeRO-3 learn the same from the same global batch; jobs that lose a process
+or hang say so, and go on when they are started again.
+
+Starting two processes takes longer than any case, so that they run one after the other in the same ones
+(`distributed_cases.py`).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import write_iqa_data
+from distributed_cases import REPO, build_trainer, main, score_fixed_batch
+
+from open_r1.completions import get_answer_contract
+from open_r1.data.jsonl import load_jsonl_dataset
+from open_r1.trainer.checkpoints import find_damage, list_checkpoints
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TOLERANCE = 3e-5  # sums of float32 in another order
+
+# Each case with the one on one process that it must equal.
+FAST = {
+    "ddp_rows": "one",
+    "ddp_mixed": "one_mixed",
+    "zero2_rows": "one",
+    "zero3": "one",
+    "zero3_lora_checkpointing": "one_lora",
+    "zero3_mixed": "one_mixed",
+    "zero3_mixed_frozen": "one_mixed_frozen",
+}
+SLOW = {
+    "ddp": "one",
+    "ddp_checkpointing": "one",
+    "zero2": "one",
+    "zero2_mixed": "one_mixed",
+    "zero3_lora": "one_lora",
+    "zero3_frozen": "one_frozen",
+    "zero3_rows": "one",
+    "zero3_checkpointing": "one",
+    "zero3_replicated": "one_mixed",
+}
+OTHERS = ("ddp_generate", "zero3_generate", "zero3_layerwise_generate", "zero3_poisoned", "zero2_poisoned")
+RESUMED = ("zero2_resume", "zero3_sync_resume")
+MORE_RESUMED = ("zero3_resume", "zero3_lora_resume")
+
+
+@pytest.fixture(scope="module")
+def rows_path(tmp_path_factory) -> Path:
+    """Sixteen rows with a picture each, and sixteen of which the first process gets none with a picture."""
+    folder = tmp_path_factory.mktemp("data")
+    path, images = write_iqa_data(folder, num_rows=16)
+    contract = get_answer_contract("scoring")
+    rows = list(load_jsonl_dataset([str(path)], [str(images)], contract=contract, require_mos=True))
+    mixed = []
+    for i, row in enumerate(rows):
+        num_images = 0 if i // 4 % 2 == 0 else 1 + i % 3
+        text = "How good is it?" + " really" * (i % 5)
+        content = [{"type": "image", "text": None}] * num_images + [{"type": "text", "text": text}]
+        paths = [str(images / f"{(i + k) % 16}.png") for k in range(num_images)]
+        mixed.append(row | {"image_path": paths, "prompt": [{"role": "user", "content": content}]})
+    (folder / "rows.json").write_text(json.dumps({"pictures": rows, "mixed": mixed}))
+    return folder / "rows.json"
+
+
+def run_cases(checkpoint: str, rows_path: Path, output_dir: Path, cases: list[str]) -> None:
+    arguments = [checkpoint, str(rows_path), str(output_dir)]
+    main(*arguments, *sorted({case for case in cases if case.startswith("one")}))
+    command = [*TORCHRUN, str(REPO / "tests" / "distributed_cases.py"), *arguments]
+    command += [case for case in cases if not case.startswith("one")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr[-6000:]
+
+
+@pytest.fixture(scope="module")
+def fast(tiny_checkpoint, rows_path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("fast")
+    run_cases(tiny_checkpoint, rows_path, folder, [*FAST, *FAST.values(), *OTHERS, *RESUMED])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slow(tiny_checkpoint, rows_path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("slow")
+    run_cases(tiny_checkpoint, rows_path, folder, [*SLOW, *SLOW.values(), *MORE_RESUMED])
+    return folder
+
+
+def read(folder: Path, case: str) -> dict:
+    return json.loads((folder / f"{case}.json").read_text())
+
+
+def assert_equal(found: dict, expected: dict) -> None:
+    assert len(found["steps"]) == len(expected["steps"]) == 4
+    for name in ("loss", "grad_norm"):
+        assert [step[name] for step in found["steps"]] == pytest.approx(
+            [step[name] for step in expected["steps"]], abs=TOLERANCE
+        )
+    assert found["logps"] == pytest.approx(expected["logps"], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", FAST)
+def test_the_same_global_batch_gives_the_same_losses_and_the_same_policy(fast, case):
+    assert_equal(read(fast, case), read(fast, FAST[case]))
+    first, *_, last = read(fast, case)["steps"]
+    assert first["grad_norm"] > 0.1 and last["kl"] > 1e-3  # something was learnt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW)
+def test_more_ways_to_the_same_policy(slow, case):
+    assert_equal(read(slow, case), read(slow, SLOW[case]))
+
+
+@pytest.mark.parametrize("case", ["ddp_rows", "zero2_rows", "zero3", "zero3_lora_checkpointing"])
+def test_the_saved_folder_is_an_ordinary_checkpoint(fast, case, rows_path, tmp_path):
+    one = "one_lora" if "lora" in case else "one"
+    rows = json.loads(rows_path.read_text())
+    trainer = build_trainer(str(fast / case), rows, tmp_path, one)
+    assert score_fixed_batch(trainer, rows) == pytest.approx(read(fast, case)["logps"], abs=TOLERANCE)
+
+
+def read_completions(folder: Path, case: str) -> list[list[str]]:
+    paths = [folder / case / "rollouts" / f"rank{rank}.jsonl" for rank in (0, 1)]
+    return [json.loads(line)["completions"] for path in paths for line in path.read_text().splitlines()]
+
+
+def test_zero3_generates_the_same_and_gathers_all_weights_once_per_round(fast):
+    expected = read_completions(fast, "ddp_generate")
+    assert len({text for group in expected for text in group}) > 4
+    assert read_completions(fast, "zero3_generate") == expected
+    assert read(fast, "zero3_generate")["gathers"] == {"contexts": 1, "collectives": 0}
+
+
+def test_layer_by_layer_it_generates_the_same_with_many_gathers(fast):
+    assert read_completions(fast, "zero3_layerwise_generate") == read_completions(fast, "ddp_generate")
+    gathers = read(fast, "zero3_layerwise_generate")["gathers"]
+    assert gathers["contexts"] == 1  # the vision tower, which devices run different numbers of times
+    assert gathers["collectives"] > 20
+
+
+@pytest.mark.parametrize("case", ["zero2_poisoned", "zero3_poisoned"])
+def test_a_gradient_that_is_not_finite_moves_no_weight(fast, case):
+    first, second, third = read(fast, case)["sums"]
+    assert first == second != third
+
+
+def assert_resumed(folder: Path, case: str) -> None:
+    result = read(folder, case)
+    whole, resumed = result["results"]
+    assert result["started"] == 1
+    assert_equal(resumed, whole)
+    assert {"manifest.json", "latest", "trainer_state.json"} < set(result["files"])
+    assert sum(name.endswith("_optim_states.pt") for name in result["files"]) == 2
+    assert [find_damage(path) for path in list_checkpoints(folder / case / "resumed")] == [None] * 4
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_run_goes_on_from_the_middle_of_a_round(fast, case):
+    assert_resumed(fast, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MORE_RESUMED)
+def test_more_runs_go_on_from_the_middle_of_a_round(slow, case):
+    assert_resumed(slow, case)
+
+
+@pytest.mark.slow
+def test_optimizer_and_weights_in_cpu_memory(tiny_checkpoint, rows_path, tmp_path):
+    """DeepSpeed compiles its optimizer for this, minutes long, once per machine."""
+    run_cases(tiny_checkpoint, rows_path, tmp_path, ["one", "zero3_offload"])
+    assert_equal(read(tmp_path, "zero3_offload"), read(tmp_path, "one"))
+
+
+TROUBLE = """
+import os, signal, time
+def troubled_reward(completions, trainer_state, process_index, **kwargs):
+    attempt, step = os.environ["TORCHELASTIC_RESTART_COUNT"], trainer_state.global_step
+    if process_index == 1 and (attempt, step) == ("0", 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if process_index == 1 and (attempt, step) == ("1", 2):
+        time.sleep(300)
+    return [sum(c.isalpha() for c in completion[0]["content"]) / 40 for completion in completions]
+"""
+
+
+def test_a_job_that_loses_a_process_and_then_hangs_says_so_and_goes_on(tiny_checkpoint, iqa_data, tmp_path):
+    (tmp_path / "trouble.py").write_text(TROUBLE)
+    options = {
+        "model_name_or_path": tiny_checkpoint,
+        "data_file_paths": str(iqa_data[0]),
+        "image_folders": str(iqa_data[1]),
+        "output_dir": str(tmp_path / "run"),
+        "reward_funcs": f"{tmp_path}/trouble.py:troubled_reward",
+        "deepspeed": "configs/deepspeed_zero3.json",
+        "ddp_timeout": "10",
+        "resume_from_checkpoint": "auto",
+        "num_generations": "2",
+        "per_device_train_batch_size": "2",
+        "max_completion_length": "6",
+        "max_steps": "3",
+        "save_strategy": "steps",
+        "save_steps": "1",
+        "report_to": "none",
+        "disable_tqdm": "true",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    command = [*TORCHRUN, "--max_restarts", "2", "-m", "open_r1.grpo_jsonl", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "rank 1 gave no sign of life for" in result.stderr
+    assert "processes wait 10 s for each other (--ddp_timeout); rank 1 is in stage reward" in result.stderr
+    assert "rank 0 fails in stage round after 1" in result.stderr  # ten seconds and some
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
+    assert (tmp_path / "run" / "model.safetensors").is_file()
