@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,10 +18,9 @@ from builders import write_iqa_data
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "run_scripts").glob("*/*.sh")) if path.parent.name != "slurm"}
 SLURM_SCRIPT = ROOT / "run_scripts" / "slurm" / "multi_run_kadid.sh"
-# Later options win over the script's. DeepSpeed, which compiles for a minute on a CPU, has a slow test of its own.
+# Later options win over the script's. DeepSpeed, an extra, has a slow test of its own.
 ON_CPU = ["--use_cpu", "true", "--bf16", "false", "--dtype", "float32"]
 WITHOUT_DEEPSPEED = ["--deepspeed", ""]
-DATA_VARIABLES = ("MODEL_PATH", "IMAGE_FOLDER", "NNODES", "NODE_RANK", "MASTER_ADDR", "KADID_IMAGES")
 
 # Slurm for one machine: every node is a process. `scancel` sends its signal to the tasks, not to the batch script.
 SLURM = {
@@ -51,6 +51,15 @@ def write_stubs(folder: Path, **stubs: str) -> None:
     for name, body in stubs.items():
         (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (folder / name).chmod(0o755)
+
+
+def find_needs(name: str) -> list[str]:
+    """Variables that a script cannot do without."""
+    needs = re.findall(r"\$\{(\w+):\?", SCRIPTS[name].read_text())
+    return [
+        "MODEL_PATH",
+        *(variable for variable in needs if variable != "IMAGE_FOLDERS"),
+    ]  # the mix builds it
 
 
 def find_free_port() -> int:
@@ -117,7 +126,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
 # ---- the command lines ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "multi_run_kadid"])
+@pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"one_node_run_kadid", "multi_run_kadid"}))  # those run below
 def test_the_dry_run_of_a_script_tells_its_plan(name, environment):
     result = run(SCRIPTS[name], environment, *ON_CPU, *WITHOUT_DEEPSPEED, "--dry_run")
     assert result.returncode == 0, result.stdout[-3000:]
@@ -202,11 +211,8 @@ def test_eight_processes_on_one_node_unless_told_otherwise(stubbed):
     assert launcher["--master_addr"] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.parametrize("variable", DATA_VARIABLES)
+@pytest.mark.parametrize("name, variable", [(name, variable) for name in SCRIPTS for variable in find_needs(name)])
 def test_a_path_or_number_that_is_not_set_is_asked_for(name, variable, stubbed):
-    if f"${{{variable}:?" not in SCRIPTS[name].read_text() and variable != "MODEL_PATH":
-        pytest.skip("the script does not need it")
     del stubbed[variable]
     result = run(SCRIPTS[name], stubbed | {"FAKE_EXIT": "0"})
     assert result.returncode != 0
