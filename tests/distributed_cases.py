@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
 
 from open_r1.configs import GRPOModelConfig
 from open_r1.trainer.batch import RolloutBatch
@@ -211,6 +210,8 @@ def score_fixed_batch(trainer: VLMGRPOTrainer, rows: list[dict]) -> list[float]:
 
 def run_poisoned(checkpoint: str, rows: dict, output_dir: Path, case: str) -> None:
     """Three steps, the second of which must not happen."""
+    from transformers import TrainerCallback  # after open_r1, which makes way for a torchvision beside a CPU torch
+
     trainer = build_trainer(checkpoint, rows, output_dir / case, case, PoisonedTrainer, max_steps=3)
     sums = []
 
@@ -250,7 +251,8 @@ def run_resumed(checkpoint: str, rows: dict, output_dir: Path, case: str) -> Non
         del trainer
         clean_up()
     if os.environ["RANK"] == "0":
-        files = sorted(str(path.relative_to(folder)) for path in (folder / "checkpoint-4").rglob("*"))
+        last = folder / "checkpoint-4"
+        files = sorted(str(path.relative_to(last)) for path in last.rglob("*"))
         result = {"results": results, "started": started, "files": files}
         (output_dir / f"{case}.json").write_text(json.dumps(result))
 

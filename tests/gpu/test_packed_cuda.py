@@ -22,7 +22,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def test_packed_equals_replicated_on_sampled_completions(family_checkpoint, dtype, is_varlen, tolerance):
     generator = HFGenerator.from_pretrained(family_checkpoint, dtype=dtype, device="cuda")
     enable_packing(generator.model)
-    assert choose_varlen(generator.model, "auto", generator.model.dtype, generator.model.device) == (dtype != "float32")
+    model = generator.model
+    assert choose_varlen(model, "auto", model.dtype, model.device) == (dtype != "float32")
     prompts = [
         generator.encode(ask("How good?", 1), [make_image(224, 168)]),
         generator.encode(ask("Compare these two pictures.", 2), [make_image(112, 112, 1), make_image(168, 112, 2)]),
