@@ -19,18 +19,20 @@ from open_r1.utils.compat import speed_up_help
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     from open_r1.configs import GRPOModelConfig, SFTScriptArguments
+    from open_r1.trainer.cold_start_config import ColdStartConfig
 
 
-def parse_arguments(argv: list[str]) -> "tuple[SFTScriptArguments, SFTConfig, GRPOModelConfig]":
+def parse_arguments(argv: list[str]) -> "tuple[SFTScriptArguments, ColdStartConfig, GRPOModelConfig]":
     speed_up_help(argv)
-    from trl import SFTConfig, TrlParser
+    from trl import TrlParser
 
     from open_r1.configs import GRPOModelConfig, SFTScriptArguments
+    from open_r1.trainer.cold_start_config import ColdStartConfig
 
-    return TrlParser((SFTScriptArguments, SFTConfig, GRPOModelConfig), prog="sft").parse_args_and_config(argv)
+    return TrlParser((SFTScriptArguments, ColdStartConfig, GRPOModelConfig), prog="sft").parse_args_and_config(argv)
 
 
 def load_records(paths: list[str]) -> dict[str, dict]:
@@ -77,7 +79,7 @@ def load_data(script_args: "SFTScriptArguments", seed: int) -> "Dataset":
 
 
 def build_trainer(
-    script_args: "SFTScriptArguments", training_args: "SFTConfig", model_args: "GRPOModelConfig"
+    script_args: "SFTScriptArguments", training_args: "ColdStartConfig", model_args: "GRPOModelConfig"
 ) -> "SFTTrainer":
     from transformers import set_seed
     from transformers.trainer_callback import ProgressCallback

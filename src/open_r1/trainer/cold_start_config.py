@@ -1,0 +1,16 @@
+"""Settings of the cold start: TRL's, with processes and DeepSpeed arranged as in GRPO."""
+
+from dataclasses import dataclass
+
+from trl import SFTConfig
+
+from open_r1.trainer.distributed import prepare_processes
+
+
+@dataclass
+class ColdStartConfig(SFTConfig):
+    """TRL's `SFTConfig`; `--deepspeed` finds its file by name, and `--ddp_timeout` holds on CPUs too."""
+
+    def __post_init__(self):
+        prepare_processes(self)
+        super().__post_init__()
