@@ -98,7 +98,7 @@ class GRPOScriptArguments(DataArguments):
         "Tokens before max_completion_length in which the reward `overlong` falls from 0 to -1. Default: a fifth."
     )
     dry_run: bool = _doc(
-        "Check options, rows, rewards and a few prompts, print what the run would do, and stop before loading weights.",
+        "Check options, rows, rewards and some prompts, print what the run would do, and stop before loading weights.",
         False,
     )
 

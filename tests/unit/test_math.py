@@ -1,6 +1,5 @@
 """Correlation measures, the logistic fit and bootstrap intervals, against hand-computed numbers and scipy."""
 
-
 import numpy as np
 import pytest
 from scipy import optimize, stats

@@ -124,6 +124,8 @@ def prepare_processes(args: "TrainingArguments") -> None:
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and torch.cuda.is_available() and not args.use_cpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         connect("nccl", args.ddp_timeout)
+    if not args.deepspeed and _is_set("ACCELERATE_USE_DEEPSPEED"):  # `accelerate launch` with a file of settings
+        args.deepspeed = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
     if args.deepspeed:
         args.deepspeed = load_deepspeed_config(args.deepspeed)
         # DeepSpeed calls by older names what torch would have called otherwise, some thousand times per step.
