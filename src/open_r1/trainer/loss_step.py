@@ -38,7 +38,8 @@ class LossMixin:
             raise ValueError("There are no model outputs to return; evaluation does not go through the loss.")
         with self.metrics.timed("loss_forward"):
             parts = split_into_rows(self._with_token_weights(inputs), self.args.max_packed_tokens)
-            num_rows = max(self._all_gather([len(parts)]))  # every rank runs as many passes
+            is_bounded = self.args.max_packed_tokens is not None
+            num_rows = max(self._all_gather([len(parts)])) if is_bounded else 1  # every rank runs as many passes
             nothing = torch.zeros_like(parts[-1].token_weights)
             idle = replace(parts[-1], token_weights=nothing, entropy_weights=nothing)
             rows = [*parts, *[idle] * (num_rows - len(parts))]
@@ -107,7 +108,7 @@ class LossMixin:
         self._step_batches.append(micro_batch)
 
     def _report_nonfinite(self, what: str, batch: RolloutBatch, per_token_logps: torch.Tensor | None) -> None:
-        """Writes the offending groups down; stops, or marks the optimizer step to be skipped.
+        """Writes the offending groups down; stops, or warns: the gradient that follows is what skips the step.
 
         Raises:
             FloatingPointError: unless `--on_nonfinite skip`.
