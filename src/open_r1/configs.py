@@ -6,6 +6,10 @@ from dataclasses import dataclass, field, fields
 
 from trl import ModelConfig
 
+from open_r1.completions import get_answer_contract
+from open_r1.reward_arguments import RewardArguments
+from open_r1.tasks import Task, find_task_of_template, get_task
+
 
 MODEL_PARTS = ("language", "projector", "vision")
 
@@ -42,10 +46,12 @@ class DataArguments:
         "decode",
         choices=["decode", "exists"],
     )
-    question_template: str = _doc(
-        "Instruction that follows the question, and what counts as an answer: with or without thinking.",
-        "scoring",
-        choices=["scoring", "scoring_no_think"],
+    task_type: str | None = _doc(
+        "What the rows ask for: iqa, rec, vqa, … (docs/tasks.md); says what follows the question, and what the "
+        "rewards accuracy and format mean. Default: by --question_template, iqa where neither is given."
+    )
+    question_template: str | None = _doc(
+        "Instruction that follows the question: its name, or a text file with {Question} in it. Default: the task's."
     )
     min_pixels: int | None = _doc("Images are enlarged to at least this many pixels. Default: the checkpoint's.")
     max_pixels: int | None = _doc("Images are reduced to at most this many pixels. Default: the checkpoint's.")
@@ -58,6 +64,15 @@ class DataArguments:
             raise ValueError("--data_file_paths is missing: name at least one JSONL file.")
         if not self.image_folders:
             raise ValueError("--image_folders is missing: name the root folder of the images, one per data file.")
+        if self.task_type is None:
+            self.task_type = find_task_of_template(self.question_template or "scoring")
+        if self.question_template is None:
+            self.question_template = self.task.question_template
+        get_answer_contract(self.question_template)
+
+    @property
+    def task(self) -> Task:
+        return get_task(self.task_type)
 
     @property
     def all_file_paths(self) -> list[str]:
@@ -66,7 +81,7 @@ class DataArguments:
 
 
 @dataclass
-class GRPOScriptArguments(DataArguments):
+class GRPOScriptArguments(RewardArguments, DataArguments):
     """What to train on with GRPO, and for what."""
 
     val_split_ratio: float = _doc("Share of the rows held out for evaluation during training, drawn by --seed.", 0.0)
@@ -76,35 +91,15 @@ class GRPOScriptArguments(DataArguments):
     eval_image_folders: list[str] = field(
         default_factory=list, metadata={"help": "Root folder of each of their images."}
     )
-    reward_funcs: list[str] = field(
-        default_factory=lambda: ["accuracy", "format"],
-        metadata={"help": "Rewards by registry name or as path/to/file.py:function."},
-    )
-    task_type: str | None = _doc("Which task `accuracy` and `format` are meant for. Default: by --question_template.")
-    ranking_reward: str = _doc(
-        "Ranking reward: fidelity, or an ablation of the paper.",
-        "fidelity",
-        choices=["fidelity", "binary", "probability_average"],
-    )
-    ranking_scope: str = _doc(
-        "Compare with the images of the global batch, or of this device alone.", "global", choices=["global", "device"]
-    )
-    ranking_variance: str = _doc(
-        "Variance of the scores in the ranking probability: of each group, or fixed at 1.",
-        "adaptive",
-        choices=["adaptive", "fixed"],
-    )
-    overlong_cache: int | None = _doc(
-        "Tokens before max_completion_length in which the reward `overlong` falls from 0 to -1. Default: a fifth."
-    )
     dry_run: bool = _doc(
         "Check options, rows, rewards and some prompts, print what the run would do, and stop before loading weights.",
         False,
     )
 
     def __post_init__(self):
-        super().__post_init__()
-        for name in ("reward_funcs", "eval_data_file_paths", "eval_image_folders"):
+        DataArguments.__post_init__(self)
+        RewardArguments.__post_init__(self)
+        for name in ("eval_data_file_paths", "eval_image_folders"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
         if not 0 <= self.val_split_ratio < 1:
@@ -117,8 +112,6 @@ class GRPOScriptArguments(DataArguments):
             raise ValueError(
                 "--eval_data_file_paths and --eval_image_folders belong together: name a folder for each file."
             )
-        if self.overlong_cache is not None and "overlong" not in self.reward_funcs:
-            raise ValueError("--overlong_cache belongs to the reward `overlong`: add it to --reward_funcs.")
 
     @property
     def all_file_paths(self) -> list[str]:

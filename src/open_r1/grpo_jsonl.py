@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Which task a question template belongs to, where --task_type does not say.
-_TASK_OF_TEMPLATE = {"scoring": "iqa", "scoring_no_think": "iqa_nothink"}
-
 
 def parse_arguments(argv: list[str]) -> "tuple[GRPOScriptArguments, GRPOConfig, GRPOModelConfig]":
     speed_up_help(argv)
@@ -77,7 +74,7 @@ def load_rows(script_args: "GRPOScriptArguments", file_paths: list[str], image_f
         split_paths(file_paths),
         split_paths(image_folders),
         contract=get_answer_contract(script_args.question_template),
-        require_mos=script_args.question_template.startswith("scoring"),
+        require_mos=script_args.task.needs_mos,
         dataset_name=script_args.dataset_name,
         on_bad_data=script_args.on_bad_data,
         verify_images=script_args.verify_images,
@@ -95,7 +92,7 @@ def build_eval_metrics(script_args: "GRPOScriptArguments", eval_dataset: "Datase
     """Correlations of scores and MOS, for tasks that ask for scores."""
     from open_r1.utils.score_metrics import compute_score_metrics, explain_unmeasurable
 
-    if eval_dataset is None or not script_args.question_template.startswith("scoring"):
+    if eval_dataset is None or not script_args.task.needs_mos:
         return None
     for name, reason in explain_unmeasurable(eval_dataset).items():
         logger.warning("the validation rows of %s allow of no SRCC or PLCC: %s", name, reason)
@@ -108,10 +105,8 @@ def build_rewards(script_args: "GRPOScriptArguments", training_args: "GRPOConfig
 
     return build_reward_funcs(
         script_args.reward_funcs,
-        task_type=script_args.task_type or _TASK_OF_TEMPLATE[script_args.question_template],
-        ranking_reward=script_args.ranking_reward,
-        ranking_scope=script_args.ranking_scope,
-        ranking_variance=script_args.ranking_variance,
+        task_type=script_args.task_type,
+        **script_args.reward_options,
         max_completion_length=training_args.max_completion_length,
         overlong_cache=choose_overlong_cache(training_args.max_completion_length, script_args.overlong_cache),
     )

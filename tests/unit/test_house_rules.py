@@ -24,12 +24,23 @@ MAX_FUNCTION_LINES, MAX_NESTING, MAX_ARGUMENTS = 80, 4, 8  # lines without the d
 
 # Who may not import whom, below open_r1 and outside it. Imports point down: entries, trainer, then the rest.
 FORBIDDEN_IMPORTS = {
-    "rewards": ("data", "inference", "trainer", "vlm_modules", "viz", "transformers", "accelerate", "trl"),
+    "rewards": (
+        "data.jsonl",
+        "data.mos",
+        "inference",
+        "trainer",
+        "vlm_modules",
+        "viz",
+        "transformers",
+        "accelerate",
+        "trl",
+    ),
     "vlm_modules": ("rewards", "data", "trainer", "inference", "viz", "accelerate"),
     "data": ("rewards", "vlm_modules", "trainer", "inference", "viz", "accelerate"),
     "inference": ("rewards", "data", "trainer", "viz", "accelerate"),
     "viz": ("rewards", "trainer", "vlm_modules", "inference", "torch", "transformers"),
     "completions": ("rewards", "data", "trainer", "vlm_modules", "inference", "viz", "utils", "torch", "transformers"),
+    "tasks": ("rewards", "data", "trainer", "vlm_modules", "inference", "viz", "utils", "torch", "transformers"),
     "configs": ("rewards", "data", "trainer", "vlm_modules", "inference", "viz"),
     "utils.math": ("rewards", "data", "trainer", "vlm_modules", "inference", "viz", "torch", "transformers"),
 } | {

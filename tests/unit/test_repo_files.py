@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from open_r1.rewards import REWARD_FUNCS, TASK_REWARDS
+from open_r1.rewards import REWARD_FUNCS
+from open_r1.tasks import TASKS
 
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def test_every_reward_is_tested_and_documented():
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "unit").glob("test_rewards*.py"))
     docs = (ROOT / "docs" / "rewards.md").read_text()
     assert [func.__name__ for func in REWARD_FUNCS.values() if func.__name__ not in tests] == []
-    assert [name for name in {*REWARD_FUNCS, *TASK_REWARDS} if f"`{name}`" not in docs] == []
+    assert [name for name in {*REWARD_FUNCS, *TASKS} if f"`{name}`" not in docs] == []
 
 
 def test_the_datasets_folder_does_not_shadow_the_library():

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from open_r1.rewards import REWARD_FUNCS, TASK_REWARDS, build_reward_funcs, format, overlong, ranking, thurstone
+from open_r1.rewards import REWARD_FUNCS, build_reward_funcs, format, overlong, ranking, thurstone
+from open_r1.tasks import TASKS
 
 
 DOCS = Path(__file__).parents[2] / "docs" / "rewards.md"
@@ -65,7 +66,7 @@ def test_format_without_a_task_is_think_then_answer():
 
 def test_every_reward_has_a_name_of_its_own():
     assert [build_reward_funcs([name]) for name in REWARD_FUNCS] == [[func] for func in REWARD_FUNCS.values()]
-    assert {name for names in TASK_REWARDS.values() for name in names.values()} <= REWARD_FUNCS.keys()
+    assert {name for task in TASKS.values() for name in task.rewards.values()} <= REWARD_FUNCS.keys()
     metric_names = [func.__name__ for func in REWARD_FUNCS.values()]
     assert len(set(metric_names)) == len(metric_names)
 

@@ -11,6 +11,7 @@ and `num_generations`, `trainer_state`, `process_index`, `log_metric(name, value
 Keyword-only parameters with defaults are options, which command-line flags of the same name set.
 
 To add one: write it in a file of this package, add a line to REWARD_FUNCS, a test, and a section in docs/rewards.md.
+What short names such as `accuracy` mean is said by the task (`open_r1.tasks`).
 """
 
 import functools
@@ -24,6 +25,7 @@ from typing import Any
 from open_r1.rewards.format import format_reward, nothink_format_reward
 from open_r1.rewards.overlong import overlong_reward
 from open_r1.rewards.ranking import fidelity_reward
+from open_r1.tasks import TASKS, get_task
 
 
 RewardFunc = Callable[..., list[float | None]]
@@ -35,30 +37,21 @@ REWARD_FUNCS: dict[str, RewardFunc] = {
     "overlong": overlong_reward,
 }
 
-# What a name means under a `--task_type`, where it is not the name of one function.
-TASK_REWARDS: dict[str, dict[str, str]] = {
-    "default": {"format": "think_answer_format"},
-    "iqa": {"accuracy": "fidelity", "format": "think_answer_format"},
-    "iqa_nothink": {"accuracy": "fidelity", "format": "nothink_format"},
-}
-
 
 def build_reward_funcs(names: list[str], task_type: str | None = None, **options: Any) -> list[RewardFunc]:
     """Turns reward names into reward functions, in order.
 
     Args:
         names: Each a registry name, a name that `task_type` gives a meaning to, or `path/to/file.py:function`.
-        task_type: A key of TASK_REWARDS; None is "default".
+        task_type: See `open_r1.tasks`; None is "default".
         options: Set on every function that has a keyword-only parameter of that name.
 
     Raises:
         ValueError: unknown task, unknown or repeated name, or an option that no reward has.
         FileNotFoundError: no such file.
     """
-    task = task_type or "default"
-    if task not in TASK_REWARDS:
-        raise ValueError(f"unknown task type {task!r}; known: {', '.join(sorted(TASK_REWARDS))}")
-    funcs = [_find_reward(name, task) for name in names]
+    task_type = task_type or "default"
+    funcs = [_find_reward(name, task_type, get_task(task_type).rewards) for name in names]
     if len({func.__name__ for func in funcs}) < len(funcs):
         raise ValueError(f"reward functions {names} include the same one twice; weigh it with --reward_weights")
     known = {name for func in [*REWARD_FUNCS.values(), *funcs] for name in _get_option_names(func)}
@@ -68,17 +61,17 @@ def build_reward_funcs(names: list[str], task_type: str | None = None, **options
     return [_set_options(func, options) for func in funcs]
 
 
-def _find_reward(name: str, task: str) -> RewardFunc:
-    resolved = TASK_REWARDS[task].get(name, name)
+def _find_reward(name: str, task: str, short_names: dict[str, str]) -> RewardFunc:
+    resolved = short_names.get(name, name)
     if resolved in REWARD_FUNCS:
         return REWARD_FUNCS[resolved]
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
         return _load_from_file(Path(path), function)
-    other_tasks = sorted(other for other, meanings in TASK_REWARDS.items() if name in meanings)
+    other_tasks = sorted(other for other, meaning in TASKS.items() if name in meaning.rewards)
     if other_tasks:
         raise ValueError(f"reward {name!r} needs a task; set --task_type to one of {', '.join(other_tasks)}")
-    known = ", ".join(sorted({*REWARD_FUNCS, *TASK_REWARDS[task]}))
+    known = ", ".join(sorted({*REWARD_FUNCS, *short_names}))
     raise ValueError(
         f"unknown reward {name!r} for task {task!r}; known: {known}, or path/to/file.py:function "
         "(reward models are not supported)"

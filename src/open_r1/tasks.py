@@ -1,0 +1,45 @@
+"""The tasks: what `--task_type` stands for.
+
+A task says which instruction follows a question (a contract of `completions`) and what the short reward names
+`accuracy` and `format`, which mean something else in each of the reproduced systems, stand for in it.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task. Example: `TASKS["iqa"]`."""
+
+    question_template: str  # the contract where `--question_template` names none
+    rewards: dict[str, str] = field(default_factory=dict)  # short name -> registry name
+    needs_mos: bool = False  # every row must have an image and a number as its answer
+
+
+TASKS = {
+    "default": Task(question_template="default", rewards={"format": "think_answer_format"}),
+    "iqa": Task(
+        question_template="scoring",
+        rewards={"accuracy": "fidelity", "format": "think_answer_format"},
+        needs_mos=True,
+    ),
+    "iqa_nothink": Task(
+        question_template="scoring_no_think",
+        rewards={"accuracy": "fidelity", "format": "nothink_format"},
+        needs_mos=True,
+    ),
+}
+_OTHER_NAMES: dict[str, str] = {}  # as the parents spell them
+
+
+def get_task(name: str) -> Task:
+    """The task of a `--task_type`; ValueError with the known names for any other."""
+    name = _OTHER_NAMES.get(name, name)
+    if name not in TASKS:
+        raise ValueError(f"unknown task type {name!r}; known: {', '.join(sorted({*TASKS, *_OTHER_NAMES}))}")
+    return TASKS[name]
+
+
+def find_task_of_template(question_template: str) -> str:
+    """The task that is meant where only a template is named: the one whose own it is, else "default"."""
+    return next((name for name, task in TASKS.items() if task.question_template == question_template), "default")
