@@ -18,6 +18,7 @@ from builders import write_iqa_data
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "run_scripts").glob("*/*.sh")) if path.parent.name != "slurm"}
 SLURM_SCRIPT = ROOT / "run_scripts" / "slurm" / "multi_run_kadid.sh"
+IQA_SCRIPTS = [name for name in SCRIPTS if re.search("kadid|koniq|combined", name)]  # the others: test_tasks.py
 # Later options win over the script's. DeepSpeed, an extra, has a slow test of its own.
 ON_CPU = ["--use_cpu", "true", "--bf16", "false", "--dtype", "float32"]
 WITHOUT_DEEPSPEED = ["--deepspeed", ""]
@@ -93,6 +94,9 @@ def environment(data, tiny_checkpoint, tmp_path) -> dict[str, str]:
         "IMAGE_FOLDER": str(data / "KADID-10K"),
         "DATA_FILE": str(data / "KADID-10K" / "RL-KADID-10K_train_scoring.jsonl"),
         "DATA_ROOT": str(data),
+        "VIDEO_FOLDER": str(data),
+        "DATASET": str(data),
+        "TASK_TYPE": "counting",
         "KADID_IMAGES": str(data / "KADID-10K"),
         "TID2013_IMAGES": str(data / "TID2013"),
         "KONIQ_IMAGES": str(data / "KONIQ-10K"),
@@ -126,7 +130,9 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
 # ---- the command lines ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"one_node_run_kadid", "multi_run_kadid"}))  # those run below
+@pytest.mark.parametrize(
+    "name", sorted(set(IQA_SCRIPTS) - {"one_node_run_kadid", "multi_run_kadid"})
+)  # those run below
 def test_the_dry_run_of_a_script_tells_its_plan(name, environment):
     result = run(SCRIPTS[name], environment, *ON_CPU, *WITHOUT_DEEPSPEED, "--dry_run")
     assert result.returncode == 0, result.stdout[-3000:]
@@ -196,7 +202,8 @@ def test_full_fine_tuning_is_spread_over_gpus_with_settings_that_are_there(name,
     arguments = read_arguments(stubbed)
     last = len(arguments) - arguments[::-1].index("--deepspeed")
     assert Path(arguments[last]).is_file()
-    assert Path(arguments[last]).name == ("zero2.json" if "lora" in name else "zero3.json")
+    trains_a_part = "lora" in name or "vivqa" in name
+    assert Path(arguments[last]).name == ("zero2.json" if trains_a_part else "zero3.json")
 
 
 def test_eight_processes_on_one_node_unless_told_otherwise(stubbed):
