@@ -93,7 +93,7 @@ def build_qwen_processor(
     )
 
 
-def build_rope(*sections: int, **settings: bool) -> dict:
+def build_rope(*sections: int, **settings: bool | float) -> dict:
     """Rotary settings; sections of time, height and width add up to half a head, 8."""
     return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sections), **settings}
 
@@ -200,11 +200,52 @@ def build_internvl() -> tuple["PretrainedConfig", "ProcessorMixin"]:
     return config, processor
 
 
+GLM_CHAT_TEMPLATE = tiny.CHAT_TEMPLATE.replace(
+    tiny.VISION_START + tiny.IMAGE_PAD + tiny.VISION_END, "<|begin_of_image|><|image|><|end_of_image|>"
+).replace(tiny.VISION_START + tiny.VIDEO_PAD + tiny.VISION_END, "<|begin_of_video|><|video|><|end_of_video|>")
+
+
+def build_glm4v() -> tuple["PretrainedConfig", "ProcessorMixin"]:
+    from transformers import Glm4vConfig, Glm4vImageProcessor, Glm4vProcessor, Glm4vVideoProcessor
+
+    names = ("image", "video", "begin_of_image", "end_of_image", "begin_of_video", "end_of_video")
+    special_tokens = {f"{name}_token": f"<|{name}|>" for name in names}
+    tokenizer = wrap_tokenizer(special_tokens, GLM_CHAT_TEMPLATE)
+    size = {"shortest_edge": 28 * 28, "longest_edge": MAX_PIXELS}  # areas, in spite of the names
+    processor = Glm4vProcessor(
+        image_processor=Glm4vImageProcessor(size=size),
+        tokenizer=tokenizer,
+        video_processor=Glm4vVideoProcessor(size=size),
+        chat_template=GLM_CHAT_TEMPLATE,
+    )
+    keys = ("image", "video", "image_start", "image_end", "video_start", "video_end")
+    ids = {f"{key}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for key, name in zip(keys, names)}
+    config = Glm4vConfig(
+        text_config={
+            **get_text_settings(tokenizer),
+            "rope_parameters": build_rope(2, 1, 1, partial_rotary_factor=0.5),
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": VISION_WIDTH,
+            "num_heads": 2,
+            "intermediate_size": 48,
+            "out_hidden_size": TEXT_WIDTH,
+            "image_size": 56,
+            "initializer_range": INIT_SPREAD,
+        },
+        tie_word_embeddings=False,
+        **ids,
+    )
+    return config, processor
+
+
 FAMILIES: dict[str, Callable[[], tuple["PretrainedConfig", "ProcessorMixin"]]] = {
     "qwen2_vl": build_qwen2_vl,
     "qwen2_5_vl": build_qwen2_5_vl,
     "qwen3_vl": build_qwen3_vl,
     "internvl": build_internvl,
+    "glm4v": build_glm4v,
 }
 
 

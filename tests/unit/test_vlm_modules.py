@@ -33,7 +33,7 @@ def test_the_module_is_chosen_by_the_checkpoint_and_not_by_the_name_of_its_folde
 
 
 def test_an_unknown_model_type_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'bert'.*internvl, qwen2_5_vl, qwen2_vl, qwen3_vl"):
+    with pytest.raises(ValueError, match="'bert'.*glm4v, internvl, qwen2_5_vl, qwen2_vl, qwen3_vl"):
         select_vlm_module(BertConfig())
 
 
@@ -127,6 +127,7 @@ def test_tower_projector_and_language_model_are_told_apart(family):
         "qwen2_5_vl": ("model.visual.", ("merger",)),
         "qwen3_vl": ("model.visual.", ("merger", "deepstack_merger_list")),
         "internvl": ("model.vision_tower.", ("multi_modal_projector",)),
+        "glm4v": ("model.visual.", ("merger", "downsample")),
     }[model.config.model_type]
     assert by_part["vision"] and all(name.startswith(tower) for name in by_part["vision"])
     for component in projector:
@@ -135,7 +136,8 @@ def test_tower_projector_and_language_model_are_told_apart(family):
     text = model.config.text_config
     assert all("language_model" in name or "lm_head" in name for name in by_part["language"])
     targets = find_linears(model, module, ["language"])
-    assert len(targets) == 7 * text.num_hidden_layers  # q k v o, gate up down
+    num_linears = 6 if "glm" in text.model_type else 7  # q k v o, gate up down; GLM has gate and up in one
+    assert len(targets) == num_linears * text.num_hidden_layers
 
 
 def test_a_prompt_is_encoded_with_its_images_and_without_a_batch_dimension(generator):

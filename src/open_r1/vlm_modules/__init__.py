@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from open_r1.vlm_modules.glm_module import GLMVModule
 from open_r1.vlm_modules.internvl_module import InternVLModule
 from open_r1.vlm_modules.qwen_module import QwenVLModule
 from open_r1.vlm_modules.vlm_module import EncodedImage, EncodedPrompt, VLMBaseModule
@@ -17,6 +18,7 @@ VLM_MODULES: dict[str, type[VLMBaseModule]] = {
     "qwen2_5_vl": QwenVLModule,
     "qwen3_vl": QwenVLModule,
     "internvl": InternVLModule,
+    "glm4v": GLMVModule,
 }
 
 
