@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from open_r1.completions import ANSWER_CONTRACTS, IQA_QUESTION, TAGS
+from open_r1.completions import IQA_QUESTION, get_answer_contract
 
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ COLOR_GAIN = 10.0  # amplification of the rows of colour differences, which hold
 RESIDUAL_GAIN = 0.3  # of the vision tower's residual branches at the start
 INIT_SPREAD = 0.08  # standard deviation of all other weight matrices
 MAX_VOCAB_SIZE = 1024
+TEMPLATES = ("default", "scoring", "scoring_no_think")  # the instructions that the vocabulary is trained on
 MAX_PIXELS = 448 * 448  # larger pictures are scaled down to this area
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -119,17 +120,18 @@ def build_tokenizer() -> "Tokenizer":
     by_digit, by_byte = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([by_digit, by_byte(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    instructions = [contract.render(IQA_QUESTION) for contract in ANSWER_CONTRACTS.values()]
-    for tag in TAGS:
+    instructions = [get_answer_contract(name).render(IQA_QUESTION) for name in TEMPLATES]
+    tags = get_answer_contract("scoring").tags
+    for tag in tags:
         instructions = [piece.strip(" ") for text in instructions for piece in text.split(tag)]
     trainer = trainers.BpeTrainer(
-        vocab_size=MAX_VOCAB_SIZE - len(SPECIAL_TOKENS) - len(TAGS),
+        vocab_size=MAX_VOCAB_SIZE - len(SPECIAL_TOKENS) - len(tags),
         initial_alphabet=by_byte.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator([*SENTENCES, *instructions] * 2, trainer)  # twice: a merge needs two sightings
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    tokenizer.add_tokens([AddedToken(tag, normalized=False, lstrip=True, rstrip=True) for tag in TAGS])
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, lstrip=True, rstrip=True) for tag in tags])
     return tokenizer
 
 
