@@ -9,6 +9,7 @@ from families import FAMILIES
 from transformers import AutoModelForImageTextToText, BertConfig
 
 from open_r1.inference.hf_generator import HFGenerator
+from open_r1.trainer.collator import GroupCollator
 from open_r1.trainer.parts import find_linears, freeze_parts, get_part
 from open_r1.vlm_modules import VLM_MODULES, get_vlm_module, select_vlm_module
 from open_r1.vlm_modules.internvl_module import InternVLModule
@@ -196,3 +197,31 @@ def test_internvl_cuts_an_image_into_tiles_as_its_shape_asks_for():
 def test_internvl_refuses_pixel_bounds_and_says_what_decides(bounds):
     with pytest.raises(ValueError, match="max_patches"):
         InternVLModule().load_processor("nowhere", **bounds)
+
+
+def test_an_encoded_picture_knows_its_own_size_and_the_size_it_was_resized_to(family):
+    """Patches are of 14 pixels (16 for Qwen3-VL), two by two of them a token; InternVL cuts tiles."""
+    encoded = family.vlm_module.encode_image(family.processor, make_image(90, 60))
+    assert encoded.image_size == (90, 60)
+    if family.vlm_module.get_vlm_key() == "internvl":
+        assert encoded.input_size is None
+    else:
+        assert encoded.input_size == ((96, 64) if family.model.config.model_type == "qwen3_vl" else (84, 56))
+
+
+def test_only_qwen2_5_vl_writes_boxes_in_pixels_of_the_resized_picture(family):
+    box_format = family.vlm_module.get_box_format(family.model.config)
+    assert box_format == ("input_pixel" if family.model.config.model_type == "qwen2_5_vl" else "relative_1000")
+
+
+def test_rows_learn_the_sizes_of_their_pictures_when_they_are_encoded(generator, tmp_path):
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for path, size in zip(paths, [(70, 50), (100, 40)], strict=True):
+        make_image(*size).save(path)
+    collate = GroupCollator(generator.vlm_module, generator.processor)
+    shown, blind = collate(
+        [{"prompt": ask("?", 2), "image_path": paths, "id": "1"}, {"prompt": ask("?", 0), "image_path": [], "id": "2"}]
+    )
+    assert shown.row["image_size"] == [(70, 50), (100, 40)]
+    assert shown.row["input_size"] == [(56, 56), (112, 28)]  # multiples of 28
+    assert (blind.row["image_size"], blind.row["input_size"]) == ([], [])

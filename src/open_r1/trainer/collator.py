@@ -12,6 +12,9 @@ from open_r1.vlm_modules.vlm_module import EncodedImage, VLMBaseModule, compute_
 class GroupCollator:
     """Encodes the prompts of a round; rows that show the same file, or files with the same picture, share the work.
 
+    A row gets two more columns, which rewards of boxes need: `image_size`, width and height of each of its pictures,
+    and `input_size`, the same after resizing.
+
     An empty list of rows (a micro-step that goes on with the round at hand) stays an empty list.
 
     Raises:
@@ -44,7 +47,8 @@ class GroupCollator:
                 f"{row.get('source', 'row')}: the prompt has {prompt.num_tokens} tokens, more than max_prompt_length "
                 f"({self.max_prompt_length}). Lower --max_pixels or raise --max_prompt_length."
             )
-        return PromptGroup(prompt=replace(prompt, source=str(row.get("source", ""))), row=row)
+        sizes = {name: [getattr(image, name) for image in prompt.images] for name in ("image_size", "input_size")}
+        return PromptGroup(prompt=replace(prompt, source=str(row.get("source", ""))), row=row | sizes)
 
     def _encode_image(self, path: str, by_key: dict[str, EncodedImage]) -> EncodedImage:
         image = load_image(path)

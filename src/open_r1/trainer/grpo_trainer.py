@@ -101,6 +101,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
                 "it a single one (CUDA_VISIBLE_DEVICES)."
             )
         self.vlm_module = vlm_module
+        self.family_box_format = vlm_module.get_box_format(model.config)
         self.reward_funcs = reward_funcs
         self.reward_names = [func.__name__ for func in reward_funcs]
         self.reward_weights = _build_reward_weights(args.reward_weights, self.reward_names)
@@ -308,6 +309,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
             num_generations=num_generations,
             trainer_state=self.state,
             process_index=self.accelerator.process_index,
+            family_box_format=self.family_box_format,
             log_metric=self.metrics.add,
             all_gather=self._all_gather,
         )

@@ -61,7 +61,13 @@ class InternVLModule(VLMBaseModule):
     def encode_image(self, processor: "ProcessorMixin", image: "Image.Image") -> EncodedImage:
         # What the processor does by itself, whatever `crop_to_patches` its image processor was saved with.
         inputs = processor.image_processor(images=[image], crop_to_patches=True, return_tensors="pt")
-        return EncodedImage(key=compute_image_key(image), inputs={"pixel_values": inputs["pixel_values"]})
+        return EncodedImage(
+            key=compute_image_key(image), inputs={"pixel_values": inputs["pixel_values"]}, image_size=image.size
+        )
+
+    def get_box_format(self, config: "PretrainedConfig") -> str:
+        """Relative, 0 to 1000 (InternVL's documentation, "Chat Data Format", grounding and detection data)."""
+        return "relative_1000"
 
     def build_image_text(self, processor: "ProcessorMixin", image: EncodedImage) -> str:
         return processor.replace_image_token({"num_patches": [len(image.inputs["pixel_values"])]}, 0)

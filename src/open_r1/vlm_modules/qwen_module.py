@@ -74,6 +74,19 @@ class QwenVLModule(VLMBaseModule):
         names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
         return [getattr(config, name) for name in names if getattr(config, name, None) is not None]
 
+    def get_box_format(self, config: "PretrainedConfig") -> str:
+        """Pixels of the resized picture for Qwen2.5-VL, else relative, 0 to 1000.
+
+        Technical reports: Qwen2-VL arXiv 2409.12191, Qwen2.5-VL 2502.13923, Qwen3-VL 2511.21631; for GLM-V, which
+        shares this, the grounding notes of its authors.
+        """
+        return "input_pixel" if config.model_type == "qwen2_5_vl" else "relative_1000"
+
+    def get_input_size(self, processor: "ProcessorMixin", inputs: dict[str, torch.Tensor]) -> tuple[int, int]:
+        _, rows, columns = inputs["image_grid_thw"][0].tolist()  # in patches
+        patch_size = processor.image_processor.patch_size
+        return columns * patch_size, rows * patch_size
+
     def build_token_inputs(self, processor: "ProcessorMixin", input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"mm_token_type_ids": torch.tensor(processor.create_mm_token_type_ids([input_ids.tolist()])[0])}
 

@@ -34,6 +34,8 @@ class EncodedImage:
 
     key: str  # equal for equal pictures, whatever file they come from
     inputs: dict[str, torch.Tensor]  # name -> (m, ...), concatenated over the images of a batch
+    image_size: tuple[int, int] | None = None  # width and height of the picture itself
+    input_size: tuple[int, int] | None = None  # the same after resizing; None where the family cuts tiles
     features: ImageFeatures | None = None  # where the tower has run already; they then stand in for `inputs`
 
 
@@ -140,8 +142,22 @@ class VLMBaseModule(ABC):
 
     def encode_image(self, processor: "ProcessorMixin", image: "Image.Image") -> EncodedImage:
         """Resizes and normalises one image (on the CPU)."""
-        inputs = processor.image_processor(images=[image], return_tensors="pt")
-        return EncodedImage(key=compute_image_key(image), inputs=dict(inputs))
+        inputs = dict(processor.image_processor(images=[image], return_tensors="pt"))
+        return EncodedImage(
+            key=compute_image_key(image),
+            inputs=inputs,
+            image_size=image.size,
+            input_size=self.get_input_size(processor, inputs),
+        )
+
+    def get_box_format(self, config: "PretrainedConfig") -> str | None:
+        """The coordinates in which the family was trained to write boxes: one of `open_r1.utils.boxes.BOX_FORMATS`;
+        None where that is not known."""
+        return None
+
+    def get_input_size(self, processor: "ProcessorMixin", inputs: dict[str, torch.Tensor]) -> tuple[int, int] | None:
+        """Width and height of one image after resizing, by what it was encoded to; None where it is cut into tiles."""
+        return None
 
     def encode_prompt(
         self, processor: "ProcessorMixin", messages: list[dict[str, Any]], images: Sequence[EncodedImage]
