@@ -11,6 +11,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from open_r1.utils.compat import speed_up_help
@@ -107,9 +108,25 @@ def build_rewards(script_args: "GRPOScriptArguments", training_args: "GRPOConfig
         script_args.reward_funcs,
         task_type=script_args.task_type,
         **script_args.reward_options,
+        judge=script_args.build_judge(os.environ),
+        question_template=script_args.question_template,
         max_completion_length=training_args.max_completion_length,
         overlong_cache=choose_overlong_cache(training_args.max_completion_length, script_args.overlong_cache),
     )
+
+
+def set_data_options(
+    script_args: "GRPOScriptArguments", reward_funcs: list[Callable], train_dataset: "Dataset"
+) -> list[Callable]:
+    """The rewards with what they must know of the whole training data: how common the words of explanations are."""
+    from open_r1.rewards import get_option_names, set_options
+    from open_r1.rewards.explanation import count_explanations
+
+    needed = any("document_frequencies" in get_option_names(func) for func in reward_funcs)
+    if not needed or script_args.explanation_alpha == 0:
+        return reward_funcs
+    frequencies = count_explanations(list(train_dataset["explanations"]), list(train_dataset["solution"]))
+    return [set_options(func, {"document_frequencies": frequencies}) for func in reward_funcs]
 
 
 def prepare_task(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> dict[str, Any]:
@@ -118,6 +135,7 @@ def prepare_task(script_args: "GRPOScriptArguments", training_args: "GRPOConfig"
 
     reward_funcs = build_rewards(script_args, training_args)
     train_dataset, eval_dataset = load_data(script_args, training_args)
+    reward_funcs = set_data_options(script_args, reward_funcs, train_dataset)
     eval_metrics = build_eval_metrics(script_args, eval_dataset)
     check_evaluation(training_args, eval_dataset, [func.__name__ for func in reward_funcs], eval_metrics)
     return {

@@ -6,13 +6,15 @@ A field whose name is that of a reward's keyword-only parameter sets it (`open_r
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from open_r1.judge_arguments import JudgeArguments
+
 
 def _doc(text: str, default=None, **kwargs):
     return field(default=default, metadata={"help": text, **kwargs})
 
 
 @dataclass
-class RewardArguments:
+class RewardArguments(JudgeArguments):
     """Which rewards, and how they are meant."""
 
     reward_funcs: list[str] = field(
@@ -35,17 +37,42 @@ class RewardArguments:
     overlong_cache: int | None = _doc(
         "Tokens before max_completion_length in which the reward `overlong` falls from 0 to -1. Default: a fifth."
     )
+    reasoning_encoder: str = _doc(
+        "Sentence encoder of the reward `reasoning`: a folder, or a model of the hub.", "all-MiniLM-L6-v2"
+    )
+    reasoning_threshold: float | None = _doc("Cosine above which two reasoning steps match. Default: the encoder's.")
+    reasoning_matching: str = _doc(
+        "How steps are matched one to one: the most similar first, or as many as there can be.",
+        "greedy",
+        choices=["greedy", "maximum"],
+    )
+    explanation_alpha: float = _doc("Weight of CIDEr in the reward `explanation`; the rest is the fit to the image.", 0.5)
+    explanation_clip_model: str = _doc(
+        "Image-text encoder of the reward `explanation`: a folder or a model of the hub, multilingual by default.",
+        "sentence-transformers/clip-ViT-B-32-multilingual-v1",
+    )
+    explanation_clip_range: list[float] | None = _doc(
+        "100 times the cosine of image and explanation that scores 0, and that which scores 1. Default: 15 35."
+    )
+    reward_device: str = _doc("Device of the rewards' encoders; `cuda` is each process's own GPU.", "cpu")
 
     def __post_init__(self):
+        if not 0 <= self.explanation_alpha <= 1:
+            raise ValueError(f"--explanation_alpha must be between 0 and 1, not {self.explanation_alpha}.")
+        if self.explanation_clip_range is not None and len(self.explanation_clip_range) != 2:
+            raise ValueError("--explanation_clip_range takes two numbers, such as 15 35.")
         if isinstance(self.reward_funcs, str):
             self.reward_funcs = [self.reward_funcs]
         if self.overlong_cache is not None and "overlong" not in self.reward_funcs:
             raise ValueError("--overlong_cache belongs to the reward `overlong`: add it to --reward_funcs.")
+        if "llm_judge" in self.reward_funcs and self.judge_model is None:
+            raise ValueError("--reward_funcs llm_judge needs a judge: name one with --judge_model and --judge_base_url.")
 
     @property
     def reward_options(self) -> dict[str, Any]:
         """What is set on the reward functions, by name."""
-        names = [item.name for item in fields(RewardArguments) if item.name not in _NOT_OF_A_REWARD]
+        of_judge = {item.name for item in fields(JudgeArguments)}  # see `build_judge`
+        names = [item.name for item in fields(RewardArguments) if item.name not in {*_NOT_OF_A_REWARD, *of_judge}]
         return {name: getattr(self, name) for name in names}
 
 

@@ -22,9 +22,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from open_r1.rewards.explanation import explanation_reward
 from open_r1.rewards.format import format_reward, nothink_format_reward
+from open_r1.rewards.judge import llm_judge_reward
 from open_r1.rewards.overlong import overlong_reward
 from open_r1.rewards.ranking import fidelity_reward
+from open_r1.rewards.reasoning import reasoning_reward
 from open_r1.tasks import TASKS, get_task
 
 
@@ -35,6 +38,9 @@ REWARD_FUNCS: dict[str, RewardFunc] = {
     "think_answer_format": format_reward,
     "nothink_format": nothink_format_reward,
     "overlong": overlong_reward,
+    "reasoning": reasoning_reward,
+    "explanation": explanation_reward,
+    "llm_judge": llm_judge_reward,
 }
 
 
@@ -54,11 +60,11 @@ def build_reward_funcs(names: list[str], task_type: str | None = None, **options
     funcs = [_find_reward(name, task_type, get_task(task_type).rewards) for name in names]
     if len({func.__name__ for func in funcs}) < len(funcs):
         raise ValueError(f"reward functions {names} include the same one twice; weigh it with --reward_weights")
-    known = {name for func in [*REWARD_FUNCS.values(), *funcs] for name in _get_option_names(func)}
+    known = {name for func in [*REWARD_FUNCS.values(), *funcs] for name in get_option_names(func)}
     unknown = sorted(options.keys() - known)
     if unknown:
         raise ValueError(f"no reward has the options {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    return [_set_options(func, options) for func in funcs]
+    return [set_options(func, options) for func in funcs]
 
 
 def _find_reward(name: str, task: str, short_names: dict[str, str]) -> RewardFunc:
@@ -93,14 +99,15 @@ def _load_from_file(path: Path, function: str) -> RewardFunc:
     return func
 
 
-def _get_option_names(func: RewardFunc) -> set[str]:
+def get_option_names(func: RewardFunc) -> set[str]:
+    """Its keyword-only parameters."""
     parameters = inspect.signature(func).parameters.values()
     return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def _set_options(func: RewardFunc, options: dict[str, Any]) -> RewardFunc:
+def set_options(func: RewardFunc, options: dict[str, Any]) -> RewardFunc:
     """The function with its options set, under its own name, which metrics are called after."""
-    own = {name: value for name, value in options.items() if name in _get_option_names(func)}
+    own = {name: value for name, value in options.items() if name in get_option_names(func)}
     if not own:
         return func
     return functools.wraps(func)(functools.partial(func, **own))
