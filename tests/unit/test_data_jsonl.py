@@ -61,6 +61,7 @@ def test_a_row_becomes_the_columns_that_training_reads(tmp_path, folder):
         "id": "2",
         "dataset_name": "KADID-10K",
         "image_path": [os.path.join(folder, "2.png")],
+        "video_path": [],
         "problem": IQA_QUESTION,
         "solution": "<answer> 1.02 </answer>",
         "mos": 1.02,
@@ -74,6 +75,11 @@ def test_a_row_becomes_the_columns_that_training_reads(tmp_path, folder):
             }
         ],
         "source": f"{tmp_path}/a.jsonl:2",
+        "reference": None,
+        "accu_reward_method": None,
+        "options": [],
+        "reference_steps": [],
+        "explanations": [],
     }
 
 

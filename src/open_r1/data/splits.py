@@ -10,10 +10,16 @@ import json
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from open_r1.data.columns import read_column
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 SPLITS = ("train", "val", "test")
 
@@ -111,6 +117,40 @@ def group_by_shared_images(image_paths: Iterable[Sequence[str]]) -> list[list[in
     for row in range(len(parents)):
         groups[find(row)].append(row)
     return list(groups.values())
+
+
+def split_train_validation(dataset: "Dataset", ratio: float, seed: int) -> "tuple[Dataset, Dataset]":
+    """Holds out about `ratio` of the rows, drawn by `seed`; rows that share an image or a video stay on one side.
+
+    It knows files, not what they show: for a split by reference image use `datasets/make_data.py`.
+
+    Raises:
+        ValueError: the ratio is not between 0 and 1, or one side would be empty.
+    """
+    if not 0 < ratio < 1:
+        raise ValueError(f"the validation ratio must lie between 0 and 1, not {ratio}")
+    groups = group_by_shared_images(read_media(dataset))
+    random.Random(seed).shuffle(groups)
+    target = max(1, round(ratio * len(dataset)))
+    validation: list[int] = []
+    for group in groups:
+        if len(validation) + len(group) <= target:
+            validation += group
+    if not validation or len(validation) == len(dataset):
+        raise ValueError(
+            f"cannot hold out {ratio:g} of {len(dataset)} rows: there are {len(groups)} groups of rows without an "
+            "image in common, and neither side may be empty"
+        )
+    held_out = set(validation)
+    train = [index for index in range(len(dataset)) if index not in held_out]
+    return dataset.select(train), dataset.select(sorted(validation))
+
+
+def read_media(dataset: "Dataset") -> Iterator[list[str]]:
+    """Images and videos of each row."""
+    columns = [read_column(dataset, name) for name in ("image_path", "video_path") if name in dataset.column_names]
+    for paths in zip(*columns, strict=True):
+        yield [path for of_kind in paths for path in of_kind]
 
 
 def _check_disjoint(splits: dict[str, list[str]]) -> None:

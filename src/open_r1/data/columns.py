@@ -1,0 +1,89 @@
+"""The columns that training reads, the same for every source of data, and how rows become them.
+
+[PlacedRow] -> build_table -> pyarrow.Table -> datasets.Dataset -> read_column (a whole column, batch by batch)
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from open_r1.completions import AnswerContract
+from open_r1.data.schema import Row
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset, Features
+
+TEXT_COLUMNS = ("id", "dataset_name", "problem", "solution", "source", "reference", "accu_reward_method")
+LIST_COLUMNS = ("image_path", "video_path", "options", "reference_steps", "explanations")
+_BATCH_SIZE = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlacedRow:
+    """A row, where it stands, and what its source fills in where it says nothing itself."""
+
+    row: Row
+    file: str
+    line: int  # from 1
+    image_path: list[str]
+    video_path: list[str]
+    dataset_name: str
+    reward_method: str | None = None
+
+
+def build_features() -> "Features":
+    """The types of all columns: texts, lists of texts, `mos` (a number) and `prompt` (one user message)."""
+    from datasets import Features, List, Value
+
+    text = Value("string")
+    message = {"role": text, "content": List({"type": text, "text": text})}
+    columns = dict.fromkeys(TEXT_COLUMNS, text) | {name: List(text) for name in LIST_COLUMNS}
+    return Features(columns | {"mos": Value("float64"), "prompt": List(message)})
+
+
+def build_table(rows: Sequence[PlacedRow], contract: AnswerContract, features: "Features") -> "pa.Table":
+    """Rows as a table.
+
+    Args:
+        rows: In order.
+        contract: Renders the question of each.
+        features: Those of `build_features`.
+    """
+    import pyarrow as pa
+
+    own = [placed.row for placed in rows]
+    columns: dict[str, list[Any]] = {
+        "id": [placed.row.id or str(placed.line) for placed in rows],
+        "dataset_name": [placed.row.dataset_name or placed.dataset_name for placed in rows],
+        "source": [f"{placed.file}:{placed.line}" for placed in rows],
+        "accu_reward_method": [placed.row.accu_reward_method or placed.reward_method for placed in rows],
+        "image_path": [placed.image_path for placed in rows],
+        "video_path": [placed.video_path for placed in rows],
+        "prompt": [_build_prompt(placed, contract) for placed in rows],
+    }
+    schema = features.arrow_schema
+    arrays = [
+        pa.array(columns.get(field.name) or [getattr(row, field.name) for row in own], field.type) for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _build_prompt(placed: PlacedRow, contract: AnswerContract) -> list[dict[str, Any]]:
+    media = [{"type": "image", "text": None}] * len(placed.image_path)
+    media += [{"type": "video", "text": None}] * len(placed.video_path)
+    text = {"type": "text", "text": contract.render(placed.row.problem)}
+    return [{"role": "user", "content": [*media, text]}]
+
+
+def read_column(dataset: "Dataset", name: str) -> Iterator[Any]:
+    """The values of a column in order, a batch of rows at a time and no other column with them."""
+    for batch in dataset.with_format("arrow").select_columns([name]).iter(_BATCH_SIZE):
+        yield from batch.column(name).to_pylist()
+
+
+def join_folder(folder: str, names: Sequence[str]) -> list[str]:
+    """Names of files below a folder; absolute names stay."""
+    return [os.path.join(folder, name) for name in names]
