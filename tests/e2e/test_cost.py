@@ -21,7 +21,7 @@ from open_r1.trainer.attention import enable_packing
 from open_r1.trainer.batch import RolloutBatch, pad_completions
 from open_r1.trainer.logps import DEFAULT_CHUNK_SIZE, LogpsScorer, scoring_head
 from open_r1.trainer.token_scores import score_tokens
-from open_r1.trainer.vision import attach_image_features
+from open_r1.trainer.vision import attach_media_features
 from open_r1.vlm_modules import select_vlm_module
 
 
@@ -55,7 +55,7 @@ def generator() -> HFGenerator:
 def batch(generator: HFGenerator) -> RolloutBatch:
     prompt = generator.encode(ask(IQA_QUESTION, 1), [make_image(448, 448)])
     prompt = generator.vlm_module.with_positions(generator.model, prompt)
-    prompts = attach_image_features(generator.model, generator.vlm_module, [prompt], images_per_pass=1)
+    prompts = attach_media_features(generator.model, generator.vlm_module, [prompt], images_per_pass=1)
     rng = torch.Generator().manual_seed(0)
     rows = torch.randint(20, 500, (NUM_GENERATIONS, COMPLETION_TOKENS), generator=rng).tolist()
     ids, mask = pad_completions(rows, generator.pad_token_id, torch.device("cpu"))

@@ -20,7 +20,7 @@ from open_r1.trainer.losses import LossInputs, compute_policy_loss, compute_toke
 from open_r1.trainer.packing import build_packed_inputs
 from open_r1.trainer.parts import find_linears, freeze_parts
 from open_r1.trainer.splitting import count_row_tokens, split_into_rows
-from open_r1.trainer.vision import attach_image_features
+from open_r1.trainer.vision import attach_media_features
 
 
 # Largest deviation of a log-probability or entropy, and of a gradient tensor relative to its norm.
@@ -203,7 +203,7 @@ def prepare_adapters_with_features(
 
 
 def attach_features(generator: HFGenerator, batch: RolloutBatch, **options: bool) -> RolloutBatch:
-    prompts = attach_image_features(generator.model, generator.vlm_module, batch.prompts, images_per_pass=2, **options)
+    prompts = attach_media_features(generator.model, generator.vlm_module, batch.prompts, images_per_pass=2, **options)
     return replace(batch, prompts=prompts)
 
 

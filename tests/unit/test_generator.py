@@ -5,11 +5,11 @@ import torch
 from builders import ask, make_image
 from transformers import GenerationConfig
 
-from open_r1.inference.batching import collate_prompts, list_images, pad_left
+from open_r1.inference.batching import collate_prompts, list_media, pad_left
 from open_r1.inference.generator import SamplingSettings
 from open_r1.inference.hf_generator import HFGenerator
 from open_r1.trainer.attention import enable_packing
-from open_r1.trainer.vision import attach_image_features
+from open_r1.trainer.vision import attach_media_features
 from open_r1.vlm_modules.vlm_module import EncodedPrompt
 
 
@@ -45,7 +45,7 @@ def generate_replicated(
     placed = [generator.vlm_module.with_positions(generator.model, prompt) for prompt in prompts]
     replicas = [prompt for prompt in placed for _ in range(num_generations)]
     tokens = collate_prompts(replicas, 0)
-    media = generator.vlm_module.build_media_inputs(list_images(replicas), generator.model.device)
+    media = generator.vlm_module.build_media_inputs(list_media(replicas), generator.model.device)
     tokens.pop("position_ids")  # the model finds its own
     tokens["input_ids"][tokens["attention_mask"] == 0] = generator.pad_token_id
     if hasattr(generator.model.model, "rope_deltas"):  # left over from another prompt
@@ -74,7 +74,7 @@ def test_every_family_samples_the_tokens_of_replicated_generation(family, with_f
     expected = generate_replicated(family, prompts, 4, sampling)
     enable_packing(family.model)
     if with_features:
-        prompts = attach_image_features(family.model, family.vlm_module, prompts, images_per_pass=2)
+        prompts = attach_media_features(family.model, family.vlm_module, prompts, images_per_pass=2)
     torch.manual_seed(5)
     assert family.generate(prompts, 4, sampling).token_ids == expected
     assert len({tuple(row) for row in expected}) == 12  # no two alike, so that an order would show

@@ -16,7 +16,7 @@ from open_r1.trainer.batch import RolloutBatch, pad_completions
 from open_r1.trainer.collator import GroupCollator
 from open_r1.trainer.logps import LogpsScorer
 from open_r1.trainer.parts import freeze_parts
-from open_r1.trainer.vision import attach_image_features, drop_image_features, has_same_vision, is_vision_frozen
+from open_r1.trainer.vision import attach_media_features, drop_media_features, has_same_vision, is_vision_frozen
 from open_r1.vlm_modules.vlm_module import EncodedPrompt
 
 
@@ -64,7 +64,7 @@ def watch_tower(generator: HFGenerator, model: torch.nn.Module) -> Iterator[list
 
 
 def attach(generator: HFGenerator, prompts: list[EncodedPrompt], **options) -> list[EncodedPrompt]:
-    return attach_image_features(
+    return attach_media_features(
         generator.model, generator.vlm_module, prompts, **{"images_per_pass": 2, "offload": False} | options
     )
 
@@ -122,7 +122,7 @@ def test_a_pass_takes_the_features_that_belong_to_its_pictures(generator):
     for images_per_pass in (1, 2, 100):
         attached = attach(generator, prompts, images_per_pass=images_per_pass)
         assert torch.allclose(score(generator, replace(batch, prompts=attached)), expected, atol=1e-5)
-    exchanged = [replace(attached[0], images=attached[0].images[::-1]), attached[1]]
+    exchanged = [replace(attached[0], media=attached[0].media[::-1]), attached[1]]
     wrong = score(generator, replace(batch, prompts=exchanged)) - expected
     assert wrong[:3].abs().max() > 1e-2
     assert wrong[3:].abs().max() < 1e-5
@@ -146,7 +146,7 @@ def test_a_reference_with_another_tower_takes_the_pixels(generator, prompts):
 
     attached = attach(generator, prompts)
     batch = draw_batch(generator, attached)
-    dropped = replace(batch, prompts=[drop_image_features(prompt) for prompt in attached])
+    dropped = replace(batch, prompts=[drop_media_features(prompt) for prompt in attached])
     with torch.no_grad(), watch_tower(generator, reference) as runs:
         ours = score(generator, dropped, reference)
         expected = score(generator, replace(batch, prompts=prompts), reference)

@@ -109,7 +109,7 @@ def test_features_of_images_are_what_the_model_computes_of_their_pixels(family):
     module, model = family.vlm_module, family.model
     with torch.no_grad():
         expected = model.get_image_features(**prompt.media_inputs, return_dict=True)
-        joined = module.join_image_features(module.compute_image_features(model, prompt.images))
+        joined = module.join_features(module.compute_features(model, prompt.images))
     assert ("deepstack_features" in joined) == (model.config.model_type == "qwen3_vl")
     for name in joined:
         for ours, theirs in zip(joined[name], expected[name], strict=True):

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
-from open_r1.vlm_modules.vlm_module import EncodedImage, EncodedPrompt
+from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt
 
 
 def pad_left(rows: list[torch.Tensor], padding_value: int) -> torch.Tensor:
@@ -33,6 +33,6 @@ def collate_prompts(prompts: list[EncodedPrompt], pad_token_id: int) -> dict[str
     return inputs
 
 
-def list_images(prompts: Iterable[EncodedPrompt]) -> list[EncodedImage]:
-    """The images of a batch, in order of appearance; one that several prompts show is there several times."""
-    return [image for prompt in prompts for image in prompt.images]
+def list_media(prompts: Iterable[EncodedPrompt]) -> list[EncodedMedia]:
+    """Images and videos of a batch, in order of appearance; one that several prompts show is there several times."""
+    return [item for prompt in prompts for item in prompt.media]

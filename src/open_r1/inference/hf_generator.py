@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open_r1.inference.batching import collate_prompts, list_images
+from open_r1.inference.batching import collate_prompts, list_media
 from open_r1.inference.generator import Completions, SamplingSettings
 from open_r1.utils.adapters import find_model_source, load_base_config, merge_adapters
 from open_r1.vlm_modules import select_vlm_module
@@ -139,7 +139,7 @@ class HFGenerator:
         device = self.model.device
         prompts = [self._place(prompt, device) for prompt in prompts]
         token_inputs = collate_prompts(prompts, self.pad_token_id)
-        media_inputs = self.vlm_module.build_media_inputs(list_images(prompts), device)
+        media_inputs = self.vlm_module.build_media_inputs(list_media(prompts), device)
         with eval_mode(self.model), _own_settings_only(self.model), _seeded(sampling.seed, device):
             cache = self._prefill(token_inputs, media_inputs)
             cache.batch_repeat_interleave(num_generations)

@@ -5,7 +5,7 @@ from typing import Any
 
 from open_r1.data.media import load_image
 from open_r1.trainer.batch import PromptGroup
-from open_r1.vlm_modules.vlm_module import EncodedImage, VLMBaseModule, compute_image_key
+from open_r1.vlm_modules.vlm_module import EncodedMedia, VLMBaseModule, compute_image_key
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class GroupCollator:
     max_prompt_length: int | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[PromptGroup]:
-        by_path: dict[str, EncodedImage] = {}
-        by_key: dict[str, EncodedImage] = {}
+        by_path: dict[str, EncodedMedia] = {}
+        by_key: dict[str, EncodedMedia] = {}
         return [self._encode(row, by_path, by_key) for row in rows]
 
     def _encode(
-        self, row: dict[str, Any], by_path: dict[str, EncodedImage], by_key: dict[str, EncodedImage]
+        self, row: dict[str, Any], by_path: dict[str, EncodedMedia], by_key: dict[str, EncodedMedia]
     ) -> PromptGroup:
         try:
             for path in row["image_path"]:
@@ -50,7 +50,7 @@ class GroupCollator:
         sizes = {name: [getattr(image, name) for image in prompt.images] for name in ("image_size", "input_size")}
         return PromptGroup(prompt=replace(prompt, source=str(row.get("source", ""))), row=row | sizes)
 
-    def _encode_image(self, path: str, by_key: dict[str, EncodedImage]) -> EncodedImage:
+    def _encode_image(self, path: str, by_key: dict[str, EncodedMedia]) -> EncodedMedia:
         image = load_image(path)
         key = compute_image_key(image)
         if key not in by_key:

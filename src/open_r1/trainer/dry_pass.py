@@ -15,7 +15,7 @@ import torch
 from trl import get_peft_config
 
 from open_r1.configs import GRPOModelConfig
-from open_r1.inference.batching import list_images
+from open_r1.inference.batching import list_media
 from open_r1.trainer.attention import attend_concat
 from open_r1.trainer.batch import RolloutBatch
 from open_r1.trainer.grpo_config import GRPOConfig
@@ -197,12 +197,12 @@ def _drop_gradient(parameter: torch.nn.Parameter) -> None:
 def _attach_features(
     model: "PreTrainedModel", vlm_module: VLMBaseModule, prompts: list[EncodedPrompt]
 ) -> list[EncodedPrompt]:
-    """The prompts with features of a frozen tower on their images, one picture at a time."""
+    """The prompts with features of a frozen tower on their images and videos, one at a time."""
     with_features = {
-        id(image): replace(image, features=tuple(vlm_module.compute_image_features(model, [image])[0]))
-        for image in list_images(prompts)
+        id(item): replace(item, features=tuple(vlm_module.compute_features(model, [item])[0]))
+        for item in list_media(prompts)
     }
-    return [replace(prompt, images=tuple(with_features[id(image)] for image in prompt.images)) for prompt in prompts]
+    return [replace(prompt, media=tuple(with_features[id(item)] for item in prompt.media)) for prompt in prompts]
 
 
 def _use_shape_attention(model: "PreTrainedModel") -> None:

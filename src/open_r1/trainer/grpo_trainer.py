@@ -25,7 +25,6 @@ from open_r1.trainer.advantages import Advantages, estimate_advantages
 from open_r1.trainer.attention import choose_layout, enable_packing
 from open_r1.trainer.batch import PromptGroup, RolloutBatch, pad_completions
 from open_r1.trainer.collator import GroupCollator
-from open_r1.trainer.distributed import is_zero3, prepare_reference, whole_weights
 from open_r1.trainer.evaluation import (
     add_worst_value,
     build_eval_records,
@@ -51,8 +50,10 @@ from open_r1.trainer.rollouts import Rollout
 from open_r1.trainer.rounds import Round, split_into_micro_batches
 from open_r1.trainer.samplers import RepeatRandomSampler, RoundLoader, draw_in_order
 from open_r1.trainer.score_step import ScoreMixin
+from open_r1.trainer.sharding import is_zero3, prepare_reference, whole_weights
 from open_r1.trainer.vision import (
-    attach_image_features,
+    attach_media_features,
+    find_media_kinds,
     has_same_vision,
     is_vision_frozen,
 )
@@ -121,7 +122,8 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         torch.manual_seed(args.seed + self.accelerator.process_index)
         _check_reference(args, model, ref_model)
         if self.accelerator.is_main_process:
-            warn_of_lost_updates(model.parameters(), args.learning_rate, self.is_deepspeed_enabled)
+            has_float32_copy = self.is_deepspeed_enabled or (self.is_fsdp_enabled and (args.bf16 or args.fp16))
+            warn_of_lost_updates(model.parameters(), args.learning_rate, has_float32_copy)
         self.compute_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         self.reuses_features = is_vision_frozen(model, vlm_module)
         self._all_gather = partial(_all_gather, self.accelerator.num_processes)
@@ -147,15 +149,15 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
             from trl.trainer.callbacks import SyncRefModelCallback
 
             self.add_callback(SyncRefModelCallback(ref_model=ref_model, accelerator=self.accelerator))
-        self.generator = HFGenerator(
-            self.model, processing_class, vlm_module, is_synced=is_zero3() and not args.ds3_gather_for_generation
-        )
+        is_synced = (is_zero3() or self.is_fsdp_enabled) and not args.ds3_gather_for_generation
+        self.generator = HFGenerator(self.model, processing_class, vlm_module, is_synced)
         self.rollout_log = RolloutLog(args.output_dir, self.accelerator.process_index)
         self.metrics = MetricStore(self.watch)
         self.num_tokens_seen = 0
         self.num_refills_drawn = 0
         self.row_pools = build_pools(train_dataset, args)
-        self._idle_prompt: EncodedPrompt | None = None
+        self.media_kinds = find_media_kinds(train_dataset)
+        self._idle_prompts: dict[tuple[str, ...], EncodedPrompt] = {}  # by the kinds of media that they show
         self._step_batches: list[RolloutBatch] = []  # micro-batches since the last optimizer step
         self._round: Round | None = None
 
@@ -283,7 +285,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
 
     def _attach_features(self, prompts: list[EncodedPrompt]) -> list[EncodedPrompt]:
         with self.metrics.timed("vision"), self.accelerator.autocast():
-            return attach_image_features(
+            return attach_media_features(
                 self.accelerator.unwrap_model(self.model),
                 self.vlm_module,
                 prompts,

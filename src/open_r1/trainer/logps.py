@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from open_r1.inference.batching import collate_prompts, list_images
+from open_r1.inference.batching import collate_prompts, list_media
 from open_r1.trainer.batch import RolloutBatch
 from open_r1.trainer.packing import build_packed_inputs
 from open_r1.trainer.token_scores import score_tokens
@@ -124,13 +124,13 @@ class LogpsScorer:
         num_tokens = int(mask.sum())
         if self.is_packed:  # keeps one hidden state per completion token, in the order of the mask
             inputs = build_packed_inputs(batch, self.is_varlen)
-            images = list_images(batch.prompts)
+            media = list_media(batch.prompts)
         else:  # the hidden state before each completion token predicts it: columns P - 1 to P + C - 2, and one to drop
             replicas = [prompt for prompt in batch.prompts for _ in range(batch.num_generations)]  # B
             inputs = build_replicated_inputs(replicas, ids, mask, self.pad_token_id)
             inputs["logits_to_keep"] = ids.shape[1] + 1
-            images = list_images(replicas)
-        inputs |= self.vlm_module.build_media_inputs(images, ids.device)
+            media = list_media(replicas)
+        inputs |= self.vlm_module.build_media_inputs(media, ids.device)
 
         def select(hidden: torch.Tensor) -> torch.Tensor:
             return hidden[0, hidden.shape[1] - num_tokens :] if self.is_packed else hidden[:, :-1][mask]

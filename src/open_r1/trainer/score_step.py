@@ -4,17 +4,19 @@ from dataclasses import replace
 
 import torch
 
+from open_r1.inference.batching import list_media
 from open_r1.inference.hf_generator import eval_mode
 from open_r1.trainer.batch import RolloutBatch
+from open_r1.trainer.fsdp import reshard
 from open_r1.trainer.logps import LogpsScorer, TokenScores
 from open_r1.trainer.splitting import split_into_rows
-from open_r1.trainer.vision import build_idle_prompt, drop_image_features, with_idle_group
+from open_r1.trainer.vision import build_idle_prompt, drop_media_features, with_idle_group
 
 
 class ScoreMixin:
     """Put before a transformers `Trainer`; `VLMGRPOTrainer` has what else this needs.
 
-    All devices make the same number of passes, and each pass runs the vision tower on all of them or on none.
+    All devices make the same number of passes, and each pass runs the vision tower equally often on all of them.
     """
 
     @torch.no_grad()
@@ -34,7 +36,7 @@ class ScoreMixin:
             with self.model.disable_adapter():
                 return self._score_without_gradient(self.model, batch)
         if self.reuses_features and not self.ref_reuses_features:
-            batch = replace(batch, prompts=[drop_image_features(prompt) for prompt in batch.prompts])
+            batch = replace(batch, prompts=[drop_media_features(prompt) for prompt in batch.prompts])
         return self._score_without_gradient(self.ref_model, batch)
 
     def _score_without_gradient(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor:
@@ -48,6 +50,7 @@ class ScoreMixin:
                 for part in self._split_alike(micro_batch):
                     scored = self._score_tokens(model, part).per_token_logps
                     logps[part.row_index, : scored.shape[1]] = scored
+        reshard(self.accelerator.unwrap_model(model))
         return logps
 
     def _split_alike(self, micro_batch: RolloutBatch) -> list[RolloutBatch]:
@@ -62,12 +65,14 @@ class ScoreMixin:
         scorer = self.scorer if scorer is None else scorer
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         is_own_tower = model is self.ref_model and not self.ref_reuses_features
-        has_images = any(prompt.images for prompt in batch.prompts)
-        if has_images or self.accelerator.num_processes == 1 or (self.reuses_features and not is_own_tower):
+        shown = {item.kind for item in list_media(batch.prompts)}
+        missing = tuple(kind for kind in self.media_kinds if kind not in shown)
+        if not missing or self.accelerator.num_processes == 1 or (self.reuses_features and not is_own_tower):
             return scorer.score(model, head, batch)
-        if self._idle_prompt is None:
-            prompt = build_idle_prompt(self.vlm_module, self.processing_class)
-            self._idle_prompt = self.vlm_module.with_positions(self.model, prompt).to(self.accelerator.device)
-        scores = scorer.score(model, head, with_idle_group(batch, self._idle_prompt, scorer.pad_token_id))
-        size = len(batch.completion_ids)
+        if missing not in self._idle_prompts:
+            prompt = build_idle_prompt(self.vlm_module, self.processing_class, missing)
+            prompt = self.vlm_module.with_positions(self.model, prompt).to(self.accelerator.device)
+            self._idle_prompts[missing] = prompt
+        idle = with_idle_group(batch, self._idle_prompts[missing], scorer.pad_token_id)
+        scores, size = scorer.score(model, head, idle), len(batch.completion_ids)
         return TokenScores(per_token_logps=scores.per_token_logps[:size], entropies=scores.entropies[:size])

@@ -1,23 +1,26 @@
-"""Runs a frozen vision tower once per picture and round; its features then serve every pass over the round.
+"""Runs a frozen vision tower once per image or video and round; its features then serve every pass over the round.
 
-Prefill, old policy, reference and each iteration of the loss take the same features. Pictures that several groups show
-are recognised by their key (`vlm_module.compute_image_key`). A tower that is trained runs inside the model's forward
-instead, once per group and pass (`packing.py`).
+Prefill, old policy, reference and each iteration of the loss take the same features. What several groups show is
+recognised by its key (`vlm_module.compute_image_key`, `compute_video_key`). A tower that is trained runs inside the
+model's forward instead, once per group and pass (`packing.py`).
 
-There all devices must run the tower or none, since they exchange its weights (ZeRO-3) and its gradients. A batch that
-shows no picture gets a group that does, and that counts for nothing.
+There all devices must run the tower equally often, since they exchange its weights (ZeRO-3) and its gradients; some
+models run it once for images and once more for videos. A batch that lacks a kind which the data has gets a group that
+shows it, and that counts for nothing.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from open_r1.inference.batching import list_images
+from open_r1.inference.batching import list_media
 from open_r1.inference.hf_generator import eval_mode
 from open_r1.trainer.batch import RolloutBatch
-from open_r1.trainer.distributed import get_own_slice
-from open_r1.vlm_modules.vlm_module import EncodedImage, EncodedPrompt, ImageFeatures, VLMBaseModule
+from open_r1.trainer.sharding import get_own_slice
+from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt, MediaFeatures, VLMBaseModule
 
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def has_same_vision(model: torch.nn.Module, other: torch.nn.Module, vlm_module: 
 
 
 @torch.no_grad()
-def attach_image_features(
+def attach_media_features(
     model: "PreTrainedModel",
     vlm_module: VLMBaseModule,
     prompts: list[EncodedPrompt],
@@ -54,36 +57,54 @@ def attach_image_features(
     images_per_pass: int,
     offload: bool = False,
 ) -> list[EncodedPrompt]:
-    """The prompts with features on their images, each picture encoded once.
+    """The prompts with features on their images and videos, each of which is encoded once.
 
     Args:
         model: The bare model.
         vlm_module: Its family.
         prompts: Prompts of a round.
-        images_per_pass: Pictures that the tower takes at a time; bounds its memory.
+        images_per_pass: Images that the tower takes at a time; bounds its memory. A video goes by itself.
         offload: Keep the features in CPU memory; each pass then copies what it needs.
     """
-    images = list({image.key: image for image in list_images(prompts)}.values())
-    features: dict[str, ImageFeatures] = {}
+    different = list({item.key: item for item in list_media(prompts)}.values())
+    features: dict[str, MediaFeatures] = {}
     with eval_mode(model):
-        for start in range(0, len(images), images_per_pass):
-            part = images[start : start + images_per_pass]
-            for image, levels in zip(part, vlm_module.compute_image_features(model, part), strict=True):
-                features[image.key] = tuple(level.cpu() if offload else level for level in levels)
+        for part in _split_into_passes(different, images_per_pass):
+            for item, levels in zip(part, vlm_module.compute_features(model, part), strict=True):
+                features[item.key] = tuple(level.cpu() if offload else level for level in levels)
 
-    def attach(image: EncodedImage) -> EncodedImage:
-        return replace(image, features=features[image.key])
+    def attach(item: EncodedMedia) -> EncodedMedia:
+        return replace(item, features=features[item.key])
 
-    return [replace(prompt, images=tuple(attach(image) for image in prompt.images)) for prompt in prompts]
+    return [replace(prompt, media=tuple(attach(item) for item in prompt.media)) for prompt in prompts]
 
 
-def build_idle_prompt(vlm_module: VLMBaseModule, processor: Any) -> EncodedPrompt:
-    """A short prompt with one small picture, positions still to be set."""
+def _split_into_passes(media: Sequence[EncodedMedia], images_per_pass: int) -> Iterator[list[EncodedMedia]]:
+    images = [item for item in media if item.kind == "image"]
+    yield from (images[start : start + images_per_pass] for start in range(0, len(images), images_per_pass))
+    yield from ([item] for item in media if item.kind == "video")
+
+
+def find_media_kinds(dataset: Any) -> tuple[str, ...]:
+    """The kinds that the rows of a data set show, the same on every device; images where they show nothing."""
+    columns = {"image": "image_path", "video": "video_path"}
+    found = [kind for kind, name in columns.items() if name in dataset.column_names and any(dataset[name])]
+    return tuple(found) or ("image",)
+
+
+def build_idle_prompt(vlm_module: VLMBaseModule, processor: Any, kinds: Sequence[str] = ("image",)) -> EncodedPrompt:
+    """A short prompt with a small image, a small video or both, positions still to be set."""
     from PIL import Image
 
-    image = vlm_module.encode_image(processor, Image.new("RGB", (56, 56)))
-    messages = [{"role": "user", "content": [{"type": "image"}]}]
-    return vlm_module.encode_prompt(processor, messages, [image])
+    images, videos = [], []
+    if "image" in kinds:
+        images = [vlm_module.encode_image(processor, Image.new("RGB", (56, 56)))]
+    if "video" in kinds:
+        num_frames = vlm_module.get_temporal_patch_size(processor)
+        frames = np.zeros((num_frames, 56, 56, 3), dtype=np.uint8)
+        videos = [vlm_module.encode_video(processor, frames, [0.0] * num_frames, seconds_per_frame=1.0)]
+    messages = [{"role": "user", "content": [{"type": kind} for kind in kinds]}]
+    return vlm_module.encode_prompt(processor, messages, images, videos)
 
 
 def with_idle_group(batch: RolloutBatch, prompt: EncodedPrompt, pad_token_id: int) -> RolloutBatch:
@@ -98,6 +119,6 @@ def with_idle_group(batch: RolloutBatch, prompt: EncodedPrompt, pad_token_id: in
     return replace(batch, prompts=[*batch.prompts, prompt], **tensors)
 
 
-def drop_image_features(prompt: EncodedPrompt) -> EncodedPrompt:
+def drop_media_features(prompt: EncodedPrompt) -> EncodedPrompt:
     """The prompt for a model with another vision tower."""
-    return replace(prompt, images=tuple(replace(image, features=None) for image in prompt.images))
+    return replace(prompt, media=tuple(replace(item, features=None) for item in prompt.media))

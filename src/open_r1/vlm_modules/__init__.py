@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from open_r1.vlm_modules.glm_module import GLMVModule
 from open_r1.vlm_modules.internvl_module import InternVLModule
-from open_r1.vlm_modules.qwen_module import QwenVLModule
-from open_r1.vlm_modules.vlm_module import EncodedImage, EncodedPrompt, VLMBaseModule
+from open_r1.vlm_modules.qwen_module import Qwen3VLModule, QwenVLModule
+from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt, VLMBaseModule
 
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 VLM_MODULES: dict[str, type[VLMBaseModule]] = {
     "qwen2_vl": QwenVLModule,
     "qwen2_5_vl": QwenVLModule,
-    "qwen3_vl": QwenVLModule,
+    "qwen3_vl": Qwen3VLModule,
     "internvl": InternVLModule,
     "glm4v": GLMVModule,
 }
@@ -43,4 +43,4 @@ def get_vlm_module(model_name_or_path: str) -> type[VLMBaseModule]:
     return type(select_vlm_module(AutoConfig.from_pretrained(model_name_or_path)))
 
 
-__all__ = ["VLM_MODULES", "EncodedImage", "EncodedPrompt", "VLMBaseModule", "get_vlm_module", "select_vlm_module"]
+__all__ = ["VLM_MODULES", "EncodedMedia", "EncodedPrompt", "VLMBaseModule", "get_vlm_module", "select_vlm_module"]

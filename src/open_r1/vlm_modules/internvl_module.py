@@ -1,28 +1,35 @@
-"""InternVL in the layout of transformers (`InternVL*-hf`): square tiles of a fixed size, one-dimensional positions."""
+"""InternVL in the layout of transformers (`InternVL*-hf`): square tiles of a fixed size, one-dimensional positions.
+
+A video is a row of images of one tile each, numbered in the text.
+"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from open_r1.vlm_modules.vlm_module import (
-    EncodedImage,
+    EncodedMedia,
     EncodedPrompt,
-    ImageFeatures,
+    MediaFeatures,
     VLMBaseModule,
     compute_image_key,
+    compute_video_key,
     get_bare_model,
-    join_image_inputs,
+    join_media_inputs,
 )
 
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class InternVLModule(VLMBaseModule):
+    feature_names: ClassVar[dict[str, str]] = {"image": "image", "video": "image"}
+
     def get_vlm_key(self) -> str:
         return "internvl"
 
@@ -58,27 +65,48 @@ class InternVLModule(VLMBaseModule):
         video_token_id = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
         return sorted({config.image_token_id, *processor.image_token_ids, video_token_id})
 
-    def encode_image(self, processor: "ProcessorMixin", image: "Image.Image") -> EncodedImage:
+    def encode_image(self, processor: "ProcessorMixin", image: "Image.Image") -> EncodedMedia:
         # What the processor does by itself, whatever `crop_to_patches` its image processor was saved with.
         inputs = processor.image_processor(images=[image], crop_to_patches=True, return_tensors="pt")
-        return EncodedImage(
-            key=compute_image_key(image), inputs={"pixel_values": inputs["pixel_values"]}, image_size=image.size
+        pixel_values = inputs["pixel_values"]  # (tiles, 3, height, width)
+        return EncodedMedia(
+            key=compute_image_key(image),
+            text=processor.replace_image_token({"num_patches": [len(pixel_values)]}, 0),
+            inputs={"pixel_values": pixel_values},
+            image_size=image.size,
         )
 
     def get_box_format(self, config: "PretrainedConfig") -> str:
         """Relative, 0 to 1000 (InternVL's documentation, "Chat Data Format", grounding and detection data)."""
         return "relative_1000"
 
-    def build_image_text(self, processor: "ProcessorMixin", image: EncodedImage) -> str:
-        return processor.replace_image_token({"num_patches": [len(image.inputs["pixel_values"])]}, 0)
+    def encode_video(
+        self,
+        processor: "ProcessorMixin",
+        frames: "np.ndarray",
+        timestamps: Sequence[float],
+        seconds_per_frame: float,
+        max_pixels: int | None = None,
+    ) -> EncodedMedia:
+        if max_pixels is not None:
+            raise ValueError(
+                f"video_max_pixels ({max_pixels}) does not apply to InternVL, whose frames have the fixed size of a "
+                "tile: leave out --video_max_pixels, and bound the number of frames by --video_max_frames."
+            )
+        videos = [torch.from_numpy(frames).permute(0, 3, 1, 2)]
+        inputs = processor.video_processor(videos=videos, do_sample_frames=False, return_tensors="pt")
+        text = processor.replace_video_token(inputs, 0)
+        pixel_values = inputs["pixel_values_videos"][0]  # (frames, 3, height, width)
+        key = compute_video_key(frames, timestamps)
+        return EncodedMedia(key=key, kind="video", text=text, inputs={"pixel_values": pixel_values})
 
-    def compute_image_features(self, model: "PreTrainedModel", images: Sequence[EncodedImage]) -> list[ImageFeatures]:
-        pixel_values = join_image_inputs(images)["pixel_values"].to(model.device)  # (tiles, 3, height, width)
+    def compute_features(self, model: "PreTrainedModel", media: Sequence[EncodedMedia]) -> list[MediaFeatures]:
+        pixel_values = join_media_inputs(media)["pixel_values"].to(model.device)  # (tiles, 3, height, width)
         outputs = get_bare_model(model).get_image_features(pixel_values, return_dict=True)
-        tiles = [len(image.inputs["pixel_values"]) for image in images]
+        tiles = [len(item.inputs["pixel_values"]) for item in media]
         return [(features,) for features in outputs.pooler_output.split(tiles)]  # (tiles, tokens, width) each
 
-    def join_image_features(self, features: Sequence[ImageFeatures]) -> "BaseModelOutputWithPooling":
+    def join_features(self, features: Sequence[MediaFeatures]) -> "BaseModelOutputWithPooling":
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         return BaseModelOutputWithPooling(pooler_output=torch.cat([pooled for (pooled,) in features]))

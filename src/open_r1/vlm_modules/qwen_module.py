@@ -1,30 +1,41 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL: patches of dynamic resolution, multimodal rotary positions (M-RoPE).
 
 Qwen3-VL adds features of deeper levels of the vision tower to the first layers of the language model (DeepStack); they
-travel with an image's features.
+travel with the features of an image or video.
+
+Time in a video: Qwen2-VL counts pairs of frames, Qwen2.5-VL places them by the seconds between them, and Qwen3-VL
+writes the time of each pair into the prompt.
 """
 
+import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from open_r1.vlm_modules.vlm_module import (
-    EncodedImage,
+    EncodedMedia,
     EncodedPrompt,
-    ImageFeatures,
+    MediaFeatures,
     VLMBaseModule,
+    compute_video_key,
     get_bare_model,
-    join_image_inputs,
 )
 
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
     from transformers.modeling_outputs import BaseModelOutputWithPooling
+    from transformers.video_utils import VideoMetadata
+
+
+DEFAULT_FRAME_PIXELS = 256 * 28 * 28  # 256 visual tokens for two frames of Qwen2.5-VL
 
 
 class QwenVLModule(VLMBaseModule):
+    bounds_whole_video: ClassVar[bool] = False  # whether the video processor's bounds are for all frames together
+
     def get_vlm_key(self) -> str:
         return "qwen"
 
@@ -90,12 +101,51 @@ class QwenVLModule(VLMBaseModule):
     def build_token_inputs(self, processor: "ProcessorMixin", input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"mm_token_type_ids": torch.tensor(processor.create_mm_token_type_ids([input_ids.tolist()])[0])}
 
-    def compute_image_features(self, model: "PreTrainedModel", images: Sequence[EncodedImage]) -> list[ImageFeatures]:
-        inputs = {name: tensor.to(model.device) for name, tensor in join_image_inputs(images).items()}
-        outputs = get_bare_model(model).get_image_features(**inputs, return_dict=True)
-        return list(zip(outputs.pooler_output, *(getattr(outputs, "deepstack_features", None) or ())))
+    def encode_video(
+        self,
+        processor: "ProcessorMixin",
+        frames: "np.ndarray",
+        timestamps: Sequence[float],
+        seconds_per_frame: float,
+        max_pixels: int | None = None,
+    ) -> EncodedMedia:
+        inputs = dict(
+            processor.video_processor(
+                videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
+                video_metadata=[_describe_times(timestamps)],
+                return_tensors="pt",
+                **self.get_video_options(processor, len(frames), max_pixels),
+            )
+        )
+        text = processor.replace_video_token(inputs | {"video_metadata": [_describe_times(timestamps)]}, 0)
+        if "second_per_grid_ts" in processor.model_input_names:
+            seconds = seconds_per_frame * self.get_temporal_patch_size(processor)
+            inputs["second_per_grid_ts"] = torch.tensor([seconds])
+        return EncodedMedia(key=compute_video_key(frames, timestamps), kind="video", text=text, inputs=inputs)
 
-    def join_image_features(self, features: Sequence[ImageFeatures]) -> "BaseModelOutputWithPooling":
+    def get_video_options(
+        self, processor: "ProcessorMixin", num_frames: int, max_pixels: int | None
+    ) -> dict[str, bool | dict[str, int]]:
+        """What the video processor is told at each call: no sampling of its own, and the bounds of the frames."""
+        most = (max_pixels or DEFAULT_FRAME_PIXELS) * (num_frames if self.bounds_whole_video else 1)
+        # Half of what one frame may have: some versions enlarge to a little more than the lower bound.
+        least = min(processor.video_processor.size["shortest_edge"], (max_pixels or DEFAULT_FRAME_PIXELS) // 2)
+        options = {"do_sample_frames": False, "size": {"shortest_edge": least, "longest_edge": most}}
+        if hasattr(processor.video_processor, "cap_pixels_per_frame"):
+            options["cap_pixels_per_frame"] = False  # a bound that grows with the length of the video
+        return options
+
+    def compute_features(self, model: "PreTrainedModel", media: Sequence[EncodedMedia]) -> list[MediaFeatures]:
+        pixels, grids = zip(*map(_get_tower_inputs, media))
+        # The same tower for both kinds: `get_video_features` differs in the names of its arguments only.
+        outputs = get_bare_model(model).get_image_features(
+            torch.cat(pixels).to(model.device), torch.cat(grids).to(model.device), return_dict=True
+        )
+        levels = [outputs.pooler_output, *(getattr(outputs, "deepstack_features", None) or ())]
+        per_grid = zip(*levels)
+        return [tuple(map(torch.cat, zip(*itertools.islice(per_grid, len(own))))) for own in grids]
+
+    def join_features(self, features: Sequence[MediaFeatures]) -> "BaseModelOutputWithPooling":
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         pooled, *levels = zip(*features)
@@ -112,7 +162,44 @@ class QwenVLModule(VLMBaseModule):
             mm_token_type_ids=prompt.token_inputs["mm_token_type_ids"][None],
             **{name: media_inputs[name] for name in names if name in media_inputs},
         )
-        return position_ids[:, 0]  # (3, P)
+        # (3, P)
+        return _restart_after_media(position_ids[:, 0], prompt.token_inputs["mm_token_type_ids"])
 
     def set_decode_offsets(self, model: "PreTrainedModel", offsets: torch.Tensor) -> None:
         get_bare_model(model).model.rope_deltas = offsets
+
+
+class Qwen3VLModule(QwenVLModule):
+    bounds_whole_video: ClassVar[bool] = True
+
+
+def _get_tower_inputs(item: EncodedMedia) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches, and the grids that they lie on."""
+    is_video = "pixel_values_videos" in item.inputs
+    names = ("pixel_values_videos", "video_grid_thw") if is_video else ("pixel_values", "image_grid_thw")
+    return tuple(item.inputs[name] for name in names)
+
+
+def _describe_times(timestamps: Sequence[float]) -> "VideoMetadata":
+    """Times for a processor that divides the numbers of frames by their rate."""
+    from transformers.video_utils import VideoMetadata
+
+    return VideoMetadata(total_num_frames=len(timestamps), fps=1.0, frames_indices=list(timestamps))
+
+
+def _restart_after_media(position_ids: torch.Tensor, token_types: torch.Tensor) -> torch.Tensor:
+    """Lets each run of text, image or video begin at one more than the largest position before it, on any axis.
+
+    So Qwen2-VL defines positions (arXiv 2409.12191, section 2.1), and so the checkpoints were trained. transformers
+    goes on after height and width alone, which places the text behind a long video among its frames.
+
+    Args:
+        position_ids: (3, P), each run's own positions being right.
+        token_types: (P,) 0 for text, else the kind of medium.
+    """
+    _, lengths = torch.unique_consecutive(token_types, return_counts=True)
+    runs, first = [], 0
+    for run in position_ids.split(lengths.tolist(), dim=1):
+        runs.append(run - run.min() + first)
+        first = int(runs[-1].max()) + 1
+    return torch.cat(runs, dim=1)

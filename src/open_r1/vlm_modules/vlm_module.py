@@ -1,55 +1,62 @@
 """What a family of vision-language models must answer so that the rest of the repo need not know it.
 
-A `VLMBaseModule` knows how messages and images become tensors, where positions come from, which token ids end a
-completion or may never be sampled, and which parameters belong to the vision tower. Everything else (padding, cutting
-batches, repeating a prompt for its G completions) is generic, because a prompt is encoded on its own, once, into an
-`EncodedPrompt`.
+A `VLMBaseModule` knows how messages, images and videos become tensors, where positions come from, which token ids end
+a completion or may never be sampled, and which parameters belong to the vision tower. Everything else (padding,
+cutting batches, repeating a prompt for its G completions) is generic, because a prompt is encoded on its own, once,
+into an `EncodedPrompt`.
 """
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
-# What the vision tower made of one image: its tokens' features, then those of deeper levels where a family has them.
-ImageFeatures = tuple[torch.Tensor, ...]
+# What the vision tower made of one image or video: its tokens' features, then those of deeper levels where a family
+# has them.
+MediaFeatures = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedImage:
-    """One image as the vision tower takes it.
+class EncodedMedia:
+    """One image or video as the vision tower takes it.
 
-    Example: a 112-pixel image of Qwen2.5-VL has `inputs = {"pixel_values": (64, 1176), "image_grid_thw": (1, 3)}`.
+    Example: a 112-pixel image of Qwen2.5-VL has `inputs = {"pixel_values": (64, 1176), "image_grid_thw": (1, 3)}` and
+    16 placeholders as its `text`.
     """
 
     key: str  # equal for equal pictures, whatever file they come from
-    inputs: dict[str, torch.Tensor]  # name -> (m, ...), concatenated over the images of a batch
+    kind: str = "image"  # or "video"
+    text: str  # what stands for it in the prompt: as many placeholders as it has features, and what goes around them
+    inputs: dict[str, torch.Tensor]  # name -> (m, ...), concatenated over the images and videos of a batch
     image_size: tuple[int, int] | None = None  # width and height of the picture itself
     input_size: tuple[int, int] | None = None  # the same after resizing; None where the family cuts tiles
-    features: ImageFeatures | None = None  # where the tower has run already; they then stand in for `inputs`
+    features: MediaFeatures | None = None  # where the tower has run already; they then stand in for `inputs`
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPrompt:
-    """One prompt with its images as tensors, unpadded, without a batch dimension.
+    """One prompt with its images and videos as tensors, unpadded, without a batch dimension.
 
     Example: a question of 40 tokens about one 112-pixel image of Qwen2.5-VL has `input_ids (56,)`,
-    `token_inputs = {"mm_token_type_ids": (56,)}` and one image.
+    `token_inputs = {"mm_token_type_ids": (56,)}` and one medium.
     """
 
-    input_ids: torch.Tensor  # (P,) token ids, image placeholders expanded
+    input_ids: torch.Tensor  # (P,) token ids, placeholders expanded
     token_inputs: dict[str, torch.Tensor] = field(default_factory=dict)  # name -> (P,), one value per token
-    images: tuple[EncodedImage, ...] = ()  # in order of appearance
+    media: tuple[EncodedMedia, ...] = ()  # images and videos, in order of appearance
     position_ids: torch.Tensor | None = None  # (P,), or (3, P) for M-RoPE; set by `with_positions`
     source: str = ""  # the row that it comes from, for messages
 
@@ -58,12 +65,16 @@ class EncodedPrompt:
         return self.input_ids.shape[0]
 
     @property
+    def images(self) -> tuple[EncodedMedia, ...]:
+        return tuple(item for item in self.media if item.kind == "image")
+
+    @property
     def media_inputs(self) -> dict[str, torch.Tensor]:
-        """The inputs of the prompt's images, concatenated."""
-        return join_image_inputs(self.images)
+        """The inputs of the prompt's images and videos, concatenated."""
+        return join_media_inputs(self.media)
 
     def to(self, device: torch.device | str) -> "EncodedPrompt":
-        """Moves what there is per token; images stay where they are until a pass needs them."""
+        """Moves what there is per token; images and videos stay where they are until a pass needs them."""
         return replace(
             self,
             input_ids=self.input_ids.to(device),
@@ -72,16 +83,23 @@ class EncodedPrompt:
         )
 
 
-def join_image_inputs(images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
-    """Tower inputs of several images, concatenated by name."""
-    names = sorted({name for image in images for name in image.inputs})
-    return {name: torch.cat([image.inputs[name] for image in images if name in image.inputs]) for name in names}
+def join_media_inputs(media: Sequence[EncodedMedia]) -> dict[str, torch.Tensor]:
+    """Tower inputs of several images and videos, concatenated by name."""
+    names = sorted({name for item in media for name in item.inputs})
+    return {name: torch.cat([item.inputs[name] for item in media if name in item.inputs]) for name in names}
 
 
 def compute_image_key(image: "Image.Image") -> str:
     """A digest of the pixels: equal pictures have equal keys."""
     digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
     digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def compute_video_key(frames: "np.ndarray", timestamps: Sequence[float]) -> str:
+    """A digest of pixels and times: equal clips have equal keys, and none has that of an image."""
+    digest = hashlib.blake2b(f"video {frames.shape} {list(timestamps)}".encode(), digest_size=16)
+    digest.update(frames.tobytes())
     return digest.hexdigest()
 
 
@@ -92,6 +110,9 @@ def get_bare_model(model: "PreTrainedModel") -> "PreTrainedModel":
 
 class VLMBaseModule(ABC):
     """One family of models. Stateless: models and processors are passed in."""
+
+    # By which name a model takes the features of each kind (`mm_encoder_outputs`).
+    feature_names: ClassVar[dict[str, str]] = {"image": "image", "video": "video"}
 
     @abstractmethod
     def get_vlm_key(self) -> str:
@@ -140,15 +161,42 @@ class VLMBaseModule(ABC):
         """The conversation as the text that the model sees, ready for a completion."""
         return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def encode_image(self, processor: "ProcessorMixin", image: "Image.Image") -> EncodedImage:
+    def encode_image(self, processor: "ProcessorMixin", image: "Image.Image") -> EncodedMedia:
         """Resizes and normalises one image (on the CPU)."""
         inputs = dict(processor.image_processor(images=[image], return_tensors="pt"))
-        return EncodedImage(
+        return EncodedMedia(
             key=compute_image_key(image),
+            text=processor.replace_image_token(inputs, 0),
             inputs=inputs,
             image_size=image.size,
             input_size=self.get_input_size(processor, inputs),
         )
+
+    def encode_video(
+        self,
+        processor: "ProcessorMixin",
+        frames: "np.ndarray",
+        timestamps: Sequence[float],
+        seconds_per_frame: float,
+        max_pixels: int | None = None,
+    ) -> EncodedMedia:
+        """Resizes and normalises the frames of one video (on the CPU); all of them are taken.
+
+        Args:
+            processor: The family's processor.
+            frames: (T, H, W, 3) uint8, T a multiple of `get_temporal_patch_size`.
+            timestamps: T times in seconds from the beginning of the video.
+            seconds_per_frame: Mean distance of two frames.
+            max_pixels: Bound of height times width of a frame after resizing. None: the family's.
+
+        Raises:
+            ValueError: the family takes no videos, or no such bound.
+        """
+        raise ValueError(f"videos are not supported for the family {self.get_vlm_key()}: leave such rows out.")
+
+    def get_temporal_patch_size(self, processor: "ProcessorMixin") -> int:
+        """How many frames make one step in time of the tower."""
+        return getattr(processor.video_processor, "temporal_patch_size", 1)
 
     def get_box_format(self, config: "PretrainedConfig") -> str | None:
         """The coordinates in which the family was trained to write boxes: one of `open_r1.utils.boxes.BOX_FORMATS`;
@@ -160,54 +208,62 @@ class VLMBaseModule(ABC):
         return None
 
     def encode_prompt(
-        self, processor: "ProcessorMixin", messages: list[dict[str, Any]], images: Sequence[EncodedImage]
+        self,
+        processor: "ProcessorMixin",
+        messages: list[dict[str, Any]],
+        images: Sequence[EncodedMedia],
+        videos: Sequence[EncodedMedia] = (),
     ) -> EncodedPrompt:
-        """Turns one conversation into tensors, around images that are encoded already.
+        """Turns one conversation into tensors, around images and videos that are encoded already.
 
         Args:
             processor: The family's processor.
-            messages: The conversation.
+            messages: The conversation; images and videos may come in any order.
             images: Its images, in order of appearance.
+            videos: Its videos, in order of appearance.
 
         Raises:
-            ValueError: the conversation speaks of another number of images.
+            ValueError: the conversation speaks of another number of images or videos.
         """
-        text = self.prepare_prompt(processor, messages)
-        num_placeholders = text.count(processor.image_token)
-        if num_placeholders != len(images):
-            raise ValueError(f"The conversation has places for {num_placeholders} images, not for {len(images)}.")
-        expanded = [self.build_image_text(processor, image) for image in images]
-        [text], _ = processor.get_text_with_replacements([text], images_replacements=expanded)
-        input_ids = processor.tokenizer(text, return_tensors="pt")["input_ids"][0]
+        tokens = {processor.image_token: images, processor.video_token: videos}
+        parts = re.split("(" + "|".join(map(re.escape, tokens)) + ")", self.prepare_prompt(processor, messages))
+        places = parts[1::2]  # what stands between the texts
+        for kind, (token, given) in zip(("images", "videos"), tokens.items()):
+            found = places.count(token)
+            if found != len(given):
+                raise ValueError(f"The conversation has places for {found} {kind}, not for {len(given)}.")
+        following = {token: iter(given) for token, given in tokens.items()}
+        media = tuple(next(following[token]) for token in places)
+        parts[1::2] = [item.text for item in media]
+        input_ids = processor.tokenizer("".join(parts), return_tensors="pt")["input_ids"][0]
         return EncodedPrompt(
-            input_ids=input_ids, token_inputs=self.build_token_inputs(processor, input_ids), images=tuple(images)
+            input_ids=input_ids, token_inputs=self.build_token_inputs(processor, input_ids), media=media
         )
-
-    def build_image_text(self, processor: "ProcessorMixin", image: EncodedImage) -> str:
-        """What stands for an image in the text: as many placeholders as it has features, and what goes around them."""
-        return processor.replace_image_token(image.inputs, 0)
 
     def build_token_inputs(self, processor: "ProcessorMixin", input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the family takes per token beside `input_ids` (P,): nothing, where it is not overridden."""
         return {}
 
     @abstractmethod
-    def compute_image_features(self, model: "PreTrainedModel", images: Sequence[EncodedImage]) -> list[ImageFeatures]:
-        """Runs vision tower and projector over images, one forward pass for all; on the model's device."""
+    def compute_features(self, model: "PreTrainedModel", media: Sequence[EncodedMedia]) -> list[MediaFeatures]:
+        """Runs vision tower and projector over images and videos, one forward pass for all; on the model's device."""
 
     @abstractmethod
-    def join_image_features(self, features: Sequence[ImageFeatures]) -> "BaseModelOutputWithPooling":
-        """Features of several images as the model takes them back (`mm_encoder_outputs`)."""
+    def join_features(self, features: Sequence[MediaFeatures]) -> "BaseModelOutputWithPooling":
+        """Features of several images or videos as the model takes them back (`mm_encoder_outputs`)."""
 
-    def build_media_inputs(self, images: Sequence[EncodedImage], device: torch.device) -> dict[str, Any]:
-        """Model inputs for the images of a batch, in order of appearance: features where all have them, else pixels.
+    def build_media_inputs(self, media: Sequence[EncodedMedia], device: torch.device) -> dict[str, Any]:
+        """Model inputs for the images and videos of a batch, in order of appearance: features where all have them,
+        else pixels.
 
         A new object at each call: transformers changes `mm_encoder_outputs` in place.
         """
-        if images and all(image.features is not None for image in images):
-            features = [tuple(level.to(device) for level in image.features) for image in images]
-            return {"mm_encoder_outputs": {"image": self.join_image_features(features)}}
-        return {name: tensor.to(device) for name, tensor in join_image_inputs(images).items()}
+        if not media or any(item.features is None for item in media):
+            return {name: tensor.to(device) for name, tensor in join_media_inputs(media).items()}
+        by_name: dict[str, list[MediaFeatures]] = defaultdict(list)
+        for item in media:
+            by_name[self.feature_names[item.kind]].append(tuple(level.to(device) for level in item.features))
+        return {"mm_encoder_outputs": {name: self.join_features(features) for name, features in by_name.items()}}
 
     def with_positions(self, model: "PreTrainedModel", prompt: EncodedPrompt) -> EncodedPrompt:
         return replace(prompt, position_ids=self.compute_position_ids(model, prompt))
