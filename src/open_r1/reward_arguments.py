@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from open_r1.judge_arguments import JudgeArguments
+from open_r1.utils.boxes import BOX_FORMATS
 
 
 def _doc(text: str, default=None, **kwargs):
@@ -37,6 +38,30 @@ class RewardArguments(JudgeArguments):
     overlong_cache: int | None = _doc(
         "Tokens before max_completion_length in which the reward `overlong` falls from 0 to -1. Default: a fifth."
     )
+    box_format: str = _doc(
+        "Coordinates of boxes in answers: pixels of the picture, or of the picture as resized for the model, or "
+        "relative; auto: as the model family writes them.",
+        "auto",
+        choices=["auto", *BOX_FORMATS],
+    )
+    label_box_format: str = _doc("Coordinates of boxes in labels.", "pixel", choices=list(BOX_FORMATS))
+    regression_kernel: str = _doc(
+        "Shape of the reward `score_regression`: 1 within a distance of the MOS, or falling with it.",
+        "threshold",
+        choices=["threshold", "gaussian"],
+    )
+    regression_width: float = _doc("That distance, or the standard deviation.", 0.35)
+    length_accuracy: str = _doc("Reward by which the reward `length` tells right from wrong.", "accuracy")
+    length_correct_from: float = _doc("The least that it gives to a right answer.", 0.7)
+    length_horizon: int = _doc("Tokens after which the reward `length` changes no more.", 1024)
+    length_correct: list[float] = field(
+        default_factory=lambda: [1.0, 0.5],
+        metadata={"help": "Reward `length` of a right answer of no length, and of one that reaches the horizon."},
+    )
+    length_wrong: list[float] = field(
+        default_factory=lambda: [0.0, -0.5], metadata={"help": "The same of a wrong answer."}
+    )
+    repetition_ngram: int = _doc("Words of the n-grams that the reward `repetition` counts.", 6)
     reasoning_encoder: str = _doc(
         "Sentence encoder of the reward `reasoning`: a folder, or a model of the hub.", "all-MiniLM-L6-v2"
     )
@@ -46,7 +71,9 @@ class RewardArguments(JudgeArguments):
         "greedy",
         choices=["greedy", "maximum"],
     )
-    explanation_alpha: float = _doc("Weight of CIDEr in the reward `explanation`; the rest is the fit to the image.", 0.5)
+    explanation_alpha: float = _doc(
+        "Weight of CIDEr in the reward `explanation`; the rest is the fit to the image.", 0.5
+    )
     explanation_clip_model: str = _doc(
         "Image-text encoder of the reward `explanation`: a folder or a model of the hub, multilingual by default.",
         "sentence-transformers/clip-ViT-B-32-multilingual-v1",
@@ -61,6 +88,11 @@ class RewardArguments(JudgeArguments):
             raise ValueError(f"--explanation_alpha must be between 0 and 1, not {self.explanation_alpha}.")
         if self.explanation_clip_range is not None and len(self.explanation_clip_range) != 2:
             raise ValueError("--explanation_clip_range takes two numbers, such as 15 35.")
+        for name in ("length_correct", "length_wrong"):
+            if len(getattr(self, name)) != 2:
+                raise ValueError(f"--{name} takes two numbers, such as 1 0.5.")
+        if self.length_horizon < 1:
+            raise ValueError(f"--length_horizon must be at least 1, not {self.length_horizon}.")
         if isinstance(self.reward_funcs, str):
             self.reward_funcs = [self.reward_funcs]
         if self.overlong_cache is not None and "overlong" not in self.reward_funcs:
