@@ -4,13 +4,18 @@ Used by the loader (are all images readable?), the trainer's data loader, scorin
 whatever Pillow makes of a damaged one ends as `BadImageError`, with the path and the reason.
 """
 
+import io
 import os
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+
+ImageSource = str | os.PathLike | Mapping[str, Any]  # a path, or {"bytes", "path"} as data sets of Hugging Face have it
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -40,7 +45,7 @@ class BadImageError(ValueError):
         return type(self), (str(self),)
 
 
-def load_image(path: str | os.PathLike) -> Image.Image:
+def load_image(source: ImageSource) -> Image.Image:
     """The image as 8-bit RGB, upright by its EXIF orientation, decoded, its file closed.
 
     Transparent parts are laid over white, 16-bit images are scaled to 8 bits (Pillow would clip them), of an animation
@@ -49,24 +54,51 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     Raises:
         BadImageError: no such file, not an image, damaged, truncated, or of a depth that has no agreed range.
     """
+    name, file = _open_source(source)
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
-        raise BadImageError(path, "no such file") from error
+        raise BadImageError(name, "no such file") from error
     except IsADirectoryError as error:
-        raise BadImageError(path, "is a folder, not an image file") from error
+        raise BadImageError(name, "is a folder, not an image file") from error
     except UnidentifiedImageError as error:
-        raise BadImageError(path, "not an image, or of a kind that Pillow cannot read") from error
+        raise BadImageError(name, "not an image, or of a kind that Pillow cannot read") from error
     except _DECODE_ERRORS as error:
-        raise BadImageError(path, f"cannot be decoded: {error or type(error).__name__}") from error
+        raise BadImageError(name, f"cannot be decoded: {error or type(error).__name__}") from error
 
 
-def check_image(path: str | os.PathLike) -> str | None:
+def load_row_images(row: Mapping[str, Any]) -> list[Image.Image]:
+    """The images of a row, from its column `image` where it has one, else from the files of `image_path`.
+
+    Raises:
+        BadImageError: one of them cannot be used.
+    """
+    return [load_image(source) for source in list_image_sources(row)]
+
+
+def list_image_sources(row: Mapping[str, Any]) -> Sequence[ImageSource]:
+    """What `load_image` takes for each image of a row, in order."""
+    pictures = row.get("image")
+    if pictures is None:
+        return row["image_path"]
+    return [pictures] if isinstance(pictures, Mapping) else pictures
+
+
+def _open_source(source: ImageSource) -> tuple[str | os.PathLike, str | os.PathLike | io.BytesIO]:
+    """The name of an image for messages, and what Pillow opens."""
+    if not isinstance(source, Mapping):
+        return source, source
+    name = source.get("path") or "a picture without a name"
+    content = source.get("bytes")
+    return name, name if content is None else io.BytesIO(content)
+
+
+def check_image(source: ImageSource) -> str | None:
     """Why `load_image` would fail, or None. Decodes the whole image, since truncation shows at the end only."""
     try:
-        load_image(path)
+        load_image(source)
     except BadImageError as error:
         return error.reason
     return None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from open_r1.data.media import load_image
+from open_r1.data.media import ImageSource, list_image_sources, load_image
 from open_r1.trainer.batch import PromptGroup
 from open_r1.vlm_modules.vlm_module import EncodedMedia, VLMBaseModule, compute_image_key
 
@@ -35,9 +35,9 @@ class GroupCollator:
         self, row: dict[str, Any], by_path: dict[str, EncodedMedia], by_key: dict[str, EncodedMedia]
     ) -> PromptGroup:
         try:
-            for path in row["image_path"]:
+            for path, source in zip(row["image_path"], list_image_sources(row), strict=True):
                 if path not in by_path:
-                    by_path[path] = self._encode_image(path, by_key)
+                    by_path[path] = self._encode_image(source, by_key)
             images = [by_path[path] for path in row["image_path"]]
             prompt = self.vlm_module.encode_prompt(self.processor, row["prompt"], images)
         except ValueError as error:
@@ -50,8 +50,8 @@ class GroupCollator:
         sizes = {name: [getattr(image, name) for image in prompt.images] for name in ("image_size", "input_size")}
         return PromptGroup(prompt=replace(prompt, source=str(row.get("source", ""))), row=row | sizes)
 
-    def _encode_image(self, path: str, by_key: dict[str, EncodedMedia]) -> EncodedMedia:
-        image = load_image(path)
+    def _encode_image(self, source: ImageSource, by_key: dict[str, EncodedMedia]) -> EncodedMedia:
+        image = load_image(source)
         key = compute_image_key(image)
         if key not in by_key:
             by_key[key] = self.vlm_module.encode_image(self.processor, image)
