@@ -28,8 +28,14 @@ TASKS = {
         rewards={"accuracy": "fidelity", "format": "nothink_format"},
         needs_mos=True,
     ),
+    "rec": Task(question_template="rec", rewards={"accuracy": "iou", "format": "think_answer_format"}),
+    "od": Task(question_template="od", rewards={"accuracy": "map", "format": "think_answer_format"}),
+    "od_length": Task(
+        question_template="od_length", rewards={"accuracy": "od_length", "format": "think_answer_format"}
+    ),
+    "emotion": Task(question_template="emotion", rewards={"accuracy": "emotion", "format": "think_answer_format"}),
 }
-_OTHER_NAMES: dict[str, str] = {}  # as the parents spell them
+_OTHER_NAMES: dict[str, str] = {"ovd": "od", "odLength": "od_length"}  # as the parents spell them
 
 
 def get_task(name: str) -> Task:

@@ -15,19 +15,28 @@ What short names such as `accuracy` mean is said by the task (`open_r1.tasks`).
 """
 
 import functools
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from open_r1.rewards.emotion import emotion_reward
 from open_r1.rewards.explanation import explanation_reward
 from open_r1.rewards.format import format_reward, nothink_format_reward
+from open_r1.rewards.grounding import (
+    ap50_reward,
+    iou_reward,
+    map_reward,
+    od_length_reward,
+    weighted_sum_reward,
+)
 from open_r1.rewards.judge import llm_judge_reward
+from open_r1.rewards.length import choose_length_accuracy, length_reward, repetition_reward
 from open_r1.rewards.overlong import overlong_reward
 from open_r1.rewards.ranking import fidelity_reward
 from open_r1.rewards.reasoning import reasoning_reward
+from open_r1.rewards.reward_files import load_function
+from open_r1.rewards.score import score_regression_reward
 from open_r1.tasks import TASKS, get_task
 
 
@@ -38,18 +47,30 @@ REWARD_FUNCS: dict[str, RewardFunc] = {
     "think_answer_format": format_reward,
     "nothink_format": nothink_format_reward,
     "overlong": overlong_reward,
+    "iou": iou_reward,
+    "map": map_reward,
+    "ap50": ap50_reward,
+    "od_length": od_length_reward,
+    "weighted_sum": weighted_sum_reward,
+    "emotion": emotion_reward,
+    "score_regression": score_regression_reward,
+    "length": length_reward,
+    "repetition": repetition_reward,
     "reasoning": reasoning_reward,
     "explanation": explanation_reward,
     "llm_judge": llm_judge_reward,
 }
 
 
-def build_reward_funcs(names: list[str], task_type: str | None = None, **options: Any) -> list[RewardFunc]:
+def build_reward_funcs(
+    names: list[str], task_type: str | None = None, *, length_accuracy: str = "accuracy", **options: Any
+) -> list[RewardFunc]:
     """Turns reward names into reward functions, in order.
 
     Args:
         names: Each a registry name, a name that `task_type` gives a meaning to, or `path/to/file.py:function`.
         task_type: See `open_r1.tasks`; None is "default".
+        length_accuracy: The reward by which `length` tells right from wrong, a name of the same kind.
         options: Set on every function that has a keyword-only parameter of that name.
 
     Raises:
@@ -64,6 +85,11 @@ def build_reward_funcs(names: list[str], task_type: str | None = None, **options
     unknown = sorted(options.keys() - known)
     if unknown:
         raise ValueError(f"no reward has the options {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    accuracy = choose_length_accuracy(
+        funcs, lambda: _find_reward(length_accuracy, task_type, get_task(task_type).rewards)
+    )
+    if accuracy is not None:
+        options["accuracy_func"] = set_options(accuracy, options)
     return [set_options(func, options) for func in funcs]
 
 
@@ -73,7 +99,7 @@ def _find_reward(name: str, task: str, short_names: dict[str, str]) -> RewardFun
         return REWARD_FUNCS[resolved]
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
-        return _load_from_file(Path(path), function)
+        return load_function(Path(path), function)
     other_tasks = sorted(other for other, meaning in TASKS.items() if name in meaning.rewards)
     if other_tasks:
         raise ValueError(f"reward {name!r} needs a task; set --task_type to one of {', '.join(other_tasks)}")
@@ -82,21 +108,6 @@ def _find_reward(name: str, task: str, short_names: dict[str, str]) -> RewardFun
         f"unknown reward {name!r} for task {task!r}; known: {known}, or path/to/file.py:function "
         "(reward models are not supported)"
     )
-
-
-def _load_from_file(path: Path, function: str) -> RewardFunc:
-    """The function of that name from a Python file, which is run for it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no reward file {path}")
-    spec = importlib.util.spec_from_file_location(f"reward_file_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    func = getattr(module, function, None)
-    if not inspect.isfunction(func):
-        public = [name for name, value in vars(module).items() if inspect.isfunction(value) and name[0] != "_"]
-        raise ValueError(f"{path} has no function {function!r}; it has: {', '.join(public) or 'none'}")
-    return func
 
 
 def get_option_names(func: RewardFunc) -> set[str]:

@@ -29,7 +29,6 @@ _NUMBER = r"\s*+([-+]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?+\d++)?+)\s*+"
 _BOX_TEXT = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|\)\s*+,?+\s*+\(){_NUMBER},{_NUMBER}[\])]")
 _POINT_TEXT = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}[\])]")
 _FLAT_OBJECT = re.compile(r"\{[^{}]*+\}")
-_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,9 @@ def parse_boxes(text: str) -> list[LabelledBox] | None:
     """The boxes in a text, in their order; None where it can be read neither as boxes nor as the statement of none.
 
     Read are JSON in the last code fence, else in the whole text: objects with a box under `bbox_2d` or a name like it
-    and a `label`, lists of them, bare lists of four numbers, objects `{label: box}`; then single objects in prose or in
-    JSON that is cut off; then four numbers in brackets. `None` and an empty list say that there are none. Coordinates
-    that are no place in a picture (NaN, infinite, beyond a million) make a box without area.
+    and a `label`, lists of them, bare lists of four numbers, objects `{label: box}`; then single objects in prose or
+    in JSON that is cut off; then four numbers in brackets. `None` and an empty list say that there are none.
+    Coordinates that are no place in a picture (NaN, infinite, beyond a million) make a box without area.
 
     >>> parse_boxes('[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]')
     [LabelledBox(box=(1.0, 2.0, 3.0, 4.0), label='cat')]
@@ -172,10 +171,10 @@ def _decode_all(text: str) -> tuple[list[Any], bool]:
     """The JSON values that follow one another from the first bracket on, and whether there is nothing else."""
     starts = [start for start in (text.find("["), text.find("{")) if start >= 0]
     first = position = min(starts, default=len(text))
-    values = []
+    values, decoder = [], json.JSONDecoder()
     while position < len(text) and text[position] in "[{":
         try:
-            value, position = _DECODER.raw_decode(text, position)
+            value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
             break
         values.append(value)
@@ -195,7 +194,7 @@ def _decode_flat(text: str) -> Iterator[Any]:
 
 
 def _walk(value: Any) -> Iterator[LabelledBox]:
-    """The boxes in a JSON value, in their order. Not recursive: untrusted values may be nested as deep as they like."""
+    """The boxes in a JSON value, in their order. Not recursive: untrusted values may be nested deeply."""
     pending: list[tuple[Any, str]] = [(value, "")]
     while pending:
         value, label = pending.pop()
