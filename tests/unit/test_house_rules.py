@@ -52,6 +52,7 @@ FORBIDDEN_IMPORTS = {
 IMPORT_TIME_CALLS = {  # cheap, and without a side effect
     *("re.compile", "logging.getLogger", "str.maketrans", "frozenset", "set", "dict", "tuple", "sorted", "range"),
     *("Path", "len", "sum", "np.array", "TypeVar", "partial", "join", "split", "items", "values", "keys"),
+    *("fromkeys", "enumerate", "zip"),
     "guard_torchvision",  # an import hook; open_r1/__init__.py sets it, as it must precede any import of torchvision
 }
 
