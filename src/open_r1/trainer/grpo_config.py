@@ -17,6 +17,7 @@ from open_r1.inference.generator import SamplingSettings
 from open_r1.trainer.advantages import DEFAULT_SCALE, AdvantageSettings
 from open_r1.trainer.distributed import is_one_of_many, prepare_processes, uses_deepspeed
 from open_r1.trainer.loss_settings import CISPO_EPSILON_HIGH, LossSettings
+from open_r1.trainer.reward_options import RewardCallOptions
 from open_r1.trainer.sampler_options import SamplerOptions
 
 
@@ -26,7 +27,6 @@ def _doc(text: str, default=None, **kwargs):
 
 # Options of TrainingArguments that would be accepted and do nothing here, with what to do instead.
 _REFUSED = {
-    "fsdp": "FSDP is not supported; --deepspeed zero3.json spreads weights over devices in the same way.",
     "auto_find_batch_size": "Set per_device_train_batch_size; it must stay a multiple of num_generations.",
     "include_num_input_tokens_seen": "The metric num_tokens counts the tokens of every round.",
     "dataloader_drop_last": "No row is dropped; the last round of an epoch is filled up from its beginning.",
@@ -52,7 +52,7 @@ _AT_LEAST_ONE = (
 
 
 @dataclass
-class GRPOConfig(SamplerOptions, TrainingArguments):
+class GRPOConfig(SamplerOptions, RewardCallOptions, TrainingArguments):
     """Settings of GRPO on groups: one prompt with its images, and its G completions."""
 
     learning_rate: float = _doc("Initial learning rate of AdamW.", 1e-6)
@@ -158,8 +158,8 @@ class GRPOConfig(SamplerOptions, TrainingArguments):
         choices=["error", "skip"],
     )
     ds3_gather_for_generation: bool = _doc(
-        "ZeRO-3: gather all weights once per round to generate. False: layer by layer at every token, slower, for "
-        "models that do not fit on one device.",
+        "ZeRO-3, FSDP: gather all weights once per round to generate. False: layer by layer at every token, slower, "
+        "for models that do not fit on one device.",
         True,
     )
 
@@ -191,6 +191,7 @@ class GRPOConfig(SamplerOptions, TrainingArguments):
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(f"--train_sampling_strategy {self.train_sampling_strategy}: take random or sequential.")
         self.check_sampling()
+        self.check_reward_calls()
         if self.load_best_model_at_end and self.metric_for_best_model == "loss":
             raise ValueError("--load_best_model_at_end: evaluation has no loss; add --metric_for_best_model reward.")
         if self.remove_unused_columns:

@@ -44,7 +44,7 @@ from open_r1.trainer.losses import mask_truncated
 from open_r1.trainer.metrics import MetricStore, summarise_lengths, summarise_rewards
 from open_r1.trainer.pools import build_pools
 from open_r1.trainer.precision import warn_of_lost_updates
-from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_columns
+from open_r1.trainer.reward_calls import RewardFunc, RewardRunner, repeat_columns
 from open_r1.trainer.rollout_log import GroupRecord, RolloutLog
 from open_r1.trainer.rollouts import Rollout
 from open_r1.trainer.rounds import Round, split_into_micro_batches
@@ -105,6 +105,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         self.family_box_format = vlm_module.get_box_format(model.config)
         self.reward_funcs = reward_funcs
         self.reward_names = [func.__name__ for func in reward_funcs]
+        self.reward_runner = RewardRunner(reward_funcs, args.reward_timeout_s, args.num_reward_workers)
         self.reward_weights = _build_reward_weights(args.reward_weights, self.reward_names)
         self.eval_metrics = eval_metrics
         check_evaluation(args, eval_dataset, self.reward_names, eval_metrics)
@@ -315,8 +316,12 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
             log_metric=self.metrics.add,
             all_gather=self._all_gather,
         )
-        return call_reward_funcs(
-            self.reward_funcs, prompts=prompts, texts=texts, completion_ids=token_ids, columns=columns
+        return self.reward_runner.call(
+            prompts=prompts,
+            texts=texts,
+            completion_ids=token_ids,
+            columns=columns,
+            log_seconds=self.metrics.add_total,
         )
 
     def _reward(self, rollout: Rollout) -> Advantages:
