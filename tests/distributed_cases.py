@@ -19,11 +19,11 @@ from datasets import Dataset
 
 from open_r1.configs import GRPOModelConfig
 from open_r1.trainer.batch import RolloutBatch
-from open_r1.trainer.distributed import gathered
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
 from open_r1.trainer.loading import load_policy, load_reference, load_vlm_module
 from open_r1.trainer.rollouts import Rollout
+from open_r1.trainer.sharding import gathered
 
 
 REPO = Path(__file__).parents[1]
@@ -60,6 +60,8 @@ def zero(stage: int, kind: str = "") -> dict:
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return {"deepspeed": config}
 
+
+FSDP2 = {"fsdp": "full_shard", "fsdp_config": {"version": 2}}
 
 # name: settings of training, options of the model, which rows
 CASES = {
@@ -98,6 +100,22 @@ CASES = {
     "zero3_sync_resume": (zero(3) | {"sync_ref_model": True, "ref_model_sync_steps": 1}, {}, "pictures"),
     "zero3_offload": (zero(3, "_offload"), {}, "pictures"),
     "zero3_replicated": (zero(3) | {"logps_mode": "replicated"}, {}, "mixed"),
+    "fsdp2": (FSDP2, {}, "pictures"),
+    "fsdp2_rows": (FSDP2 | ROWS, {}, "pictures"),
+    "fsdp2_lora": (FSDP2, LORA, "pictures"),
+    "fsdp2_lora_checkpointing": (FSDP2 | CHECKPOINTING, LORA, "pictures"),
+    "fsdp2_frozen": (FSDP2, FROZEN, "pictures"),
+    "fsdp2_checkpointing": (FSDP2 | CHECKPOINTING, {}, "pictures"),
+    "fsdp2_mixed": (FSDP2 | ROWS, {}, "mixed"),
+    "fsdp2_mixed_frozen": (FSDP2, FROZEN, "mixed"),
+    "fsdp2_generate": (FSDP2, {}, "mixed"),
+    "fsdp2_layerwise_generate": (FSDP2 | {"ds3_gather_for_generation": False}, {}, "mixed"),
+    "fsdp2_lora_generate": (FSDP2, LORA, "pictures"),
+    "fsdp2_poisoned": (FSDP2 | {"on_nonfinite": "skip"}, {}, "pictures"),
+    "fsdp2_resume": (FSDP2, {}, "pictures"),
+    "fsdp2_lora_resume": (FSDP2, LORA, "pictures"),
+    "fsdp2_sync_resume": (FSDP2 | {"sync_ref_model": True, "ref_model_sync_steps": 1}, {}, "pictures"),
+    "fsdp2_replicated": (FSDP2 | {"logps_mode": "replicated"}, {}, "mixed"),
 }
 
 
@@ -282,7 +300,7 @@ def clean_up() -> None:
 
     unset_hf_deepspeed_config()
     gc.collect()
-    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
+    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_STATE_DICT_TYPE"):
         with contextlib.suppress(KeyError):
             del os.environ[name]
 

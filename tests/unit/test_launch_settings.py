@@ -71,12 +71,41 @@ def test_every_shipped_file_loads_and_can_be_adapted_to_cpus(name):
     assert config == load_deepspeed_config(name)  # the settings themselves are left alone
 
 
-def test_fsdp_is_refused_by_option_and_by_launcher(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="--fsdp .* is refused: .*zero3.json"):
-        GRPOConfig(output_dir=str(tmp_path), use_cpu=True, fsdp="full_shard")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="accelerate launch asks for FSDP"):
+@pytest.mark.parametrize(
+    ("fsdp", "config", "complaint"),
+    [
+        ("full_shard", {"version": 1}, "FSDP version 1 is not supported: take version 2"),
+        ("full_shard", '{"fsdp_version": 1}', "FSDP version 1"),
+        (True, {"cpu_ram_efficient_loading": True}, "cpu_ram_efficient_loading is refused"),
+        (True, {"fsdp_activation_checkpointing": "true"}, "take --gradient_checkpointing"),
+        ("full_shard offload", None, "cpu_offload is refused: take --deepspeed zero3_offload.json"),
+    ],
+)
+def test_fsdp_is_refused_where_it_cannot_work(fsdp, config, complaint, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=complaint):
+        GRPOConfig(output_dir=str(tmp_path), use_cpu=True, fsdp=fsdp, fsdp_config=config)
+
+
+@pytest.mark.parametrize(
+    ("variables", "complaint"),
+    [
+        ({}, "FSDP version 1 is not supported: take version 2"),
+        ({"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "cpu_offload is refused"),
+        ({"FSDP_VERSION": "2", "WORLD_SIZE": "1"}, "there is one: leave it out"),
+    ],
+)
+def test_fsdp_of_accelerate_launch_is_refused_where_it_cannot_work(variables, complaint, tmp_path, monkeypatch):
+    for name, value in ({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2"} | variables).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=complaint):
         GRPOConfig(output_dir=str(tmp_path), use_cpu=True)
+
+
+def test_fsdp_and_deepspeed_exclude_each_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="leave one of them out"):
+        GRPOConfig(output_dir=str(tmp_path), use_cpu=True, fsdp=True, deepspeed="zero3.json")
 
 
 def test_layerwise_generation_allows_no_evaluation(tmp_path):

@@ -1,28 +1,21 @@
-"""Many processes: how they are connected, DeepSpeed's settings, and weights that are spread over devices (ZeRO-3).
+"""Many processes: how they are connected, and DeepSpeed's settings. Those of FSDP are in `fsdp.py`."""
 
-Under ZeRO-3 each process holds a slice of every parameter. DeepSpeed's hooks on the modules gather the weights of a
-layer for as long as it runs, which suits passes that all processes make together. Whatever a process does alone, or a
-number of times of its own (generation, the features of images), goes between `whole_weights`, which gathers once and
-takes the hooks off.
-"""
-
-import contextlib
 import copy
 import json
 import os
 import socket
 import warnings
-from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from open_r1.trainer.fsdp import connect_fsdp_on_cpu, prepare_fsdp, uses_fsdp
+
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import TrainingArguments
 
 
 _REPOSITORY = Path(__file__).parents[3]
@@ -112,18 +105,16 @@ def prepare_processes(args: "TrainingArguments") -> None:
     """What must be in place before transformers sets the devices up, in its `__post_init__`.
 
     Raises:
-        ValueError: DeepSpeed's settings are not there, or it is to run on the CPU of a machine with an accelerator.
+        ValueError: DeepSpeed's settings are not there, or it is to run on the CPU of a machine with an accelerator;
+            settings of FSDP that cannot work.
     """
     if args.use_cpu or not has_accelerator():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, warns at every save
-    if _is_set("ACCELERATE_USE_FSDP"):
-        raise ValueError(
-            "accelerate launch asks for FSDP, which is not supported: start with torchrun or accelerate without FSDP, "
-            "and spread the weights with --deepspeed zero3.json."
-        )
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and torch.cuda.is_available() and not args.use_cpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         connect("nccl", args.ddp_timeout)
+    if uses_fsdp(args):
+        prepare_fsdp(args, int(os.environ.get("WORLD_SIZE", "1")))
     if not args.deepspeed and _is_set("ACCELERATE_USE_DEEPSPEED"):  # `accelerate launch` with a file of settings
         args.deepspeed = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
     if args.deepspeed:
@@ -140,6 +131,8 @@ def prepare_processes(args: "TrainingArguments") -> None:
     elif is_one_of_many() and not uses_deepspeed(args) and (args.use_cpu or not has_accelerator()):
         args.use_cpu = True
         connect("gloo", args.ddp_timeout)
+        if uses_fsdp(args):
+            args.accelerator_config = connect_fsdp_on_cpu()
 
 
 def uses_deepspeed(args: "TrainingArguments") -> bool:
@@ -216,77 +209,3 @@ def stand_alone() -> None:
     with socket.socket() as probe:
         probe.bind((_ALONE["MASTER_ADDR"], 0))
         os.environ.update(_ALONE, MASTER_PORT=str(probe.getsockname()[1]))
-
-
-# ---- weights that are spread over devices -----------------------------------------------------------------------
-
-
-def is_zero3() -> bool:
-    """Whether models are loaded in slices, one for each process."""
-    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-
-    return is_deepspeed_zero3_enabled()
-
-
-def count_weights(parameter: torch.nn.Parameter) -> int:
-    """Elements of the whole parameter, of which this process may hold a slice."""
-    return getattr(parameter, "ds_numel", parameter.numel())
-
-
-def get_own_slice(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """What this process holds of a parameter."""
-    return getattr(parameter, "ds_tensor", parameter).data
-
-
-@contextlib.contextmanager
-def gathered(parameters: Iterable[torch.nn.Parameter], writes: bool = False) -> Iterator[None]:
-    """Brings whole parameters to every process, as they are slices outside; all processes must come here.
-
-    Args:
-        parameters: Those that are whole already are left alone.
-        writes: Rank 0 changes them, and all take over what it wrote.
-    """
-    slices = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
-    if not slices:
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(slices, modifier_rank=0 if writes else None):
-        yield
-
-
-@contextlib.contextmanager
-def whole_weights(
-    model: torch.nn.Module, wrapped: torch.nn.Module, parameters: Iterable[torch.nn.Parameter] | None = None
-) -> Iterator[None]:
-    """Lets each process run the model by itself, any number of times, without gradient.
-
-    Args:
-        model: The bare model.
-        wrapped: DeepSpeed's engine around it, whose hooks would let go of the weights after the first pass.
-        parameters: Those that are needed. None: all.
-    """
-    parameters = list(model.parameters() if parameters is None else parameters)
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        yield
-        return
-    from trl.models.utils import add_hooks, remove_hooks
-
-    with gathered(parameters):
-        if wrapped is not model:
-            remove_hooks(wrapped)
-        try:
-            yield
-        finally:
-            if wrapped is not model:
-                add_hooks(wrapped)
-
-
-def prepare_reference(model: "PreTrainedModel", accelerator: "Accelerator") -> torch.nn.Module:
-    """The frozen reference on its device: in slices under ZeRO-3, in DeepSpeed's precision, else whole."""
-    if accelerator.state.deepspeed_plugin is None:
-        return accelerator.prepare_model(model, evaluation_mode=True).eval()
-    from trl.models.utils import prepare_deepspeed
-
-    return prepare_deepspeed(model, accelerator)

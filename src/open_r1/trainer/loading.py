@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from trl import get_peft_config, get_quantization_config
 
 from open_r1.configs import GRPOModelConfig
-from open_r1.trainer.distributed import is_zero3
+from open_r1.trainer.fsdp import is_fsdp
 from open_r1.trainer.parts import (
     describe_trainable,
     find_adapter_targets,
@@ -21,6 +21,7 @@ from open_r1.trainer.parts import (
     get_part,
     summarise_trainable,
 )
+from open_r1.trainer.sharding import is_zero3
 from open_r1.utils.adapters import (
     ModelSource,
     attach_adapters,
@@ -139,8 +140,8 @@ def _load_base(model_args: GRPOModelConfig, vlm_module: VLMBaseModule, source: M
     if model_args.load_in_4bit or model_args.load_in_8bit:
         from accelerate import PartialState
 
-        if is_zero3():
-            raise ValueError("Quantised weights cannot be spread over devices (ZeRO-3): take ZeRO-2.")
+        if is_zero3() or is_fsdp():
+            raise ValueError("Quantised weights cannot be spread over devices (ZeRO-3, FSDP): take ZeRO-2.")
         dtype = _choose_compute_dtype(dtype, config)
         quantization_config = build_quantization_config(
             model_args, dtype, find_skipped(model_class, config, vlm_module)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from open_r1.trainer.batch import RolloutBatch
 from open_r1.trainer.entropy import compute_entropy_threshold, compute_entropy_weights, mask_high_entropy_tokens
@@ -49,9 +50,13 @@ class LossMixin:
         return outputs[-1].loss + sum(output.loss for output in outputs[:-1])
 
     def _learn_from_row(self, model: torch.nn.Module, row: RolloutBatch) -> LossOutput:
-        """Back-propagates a row that is not the last one of its micro-batch; gradients are not exchanged yet."""
+        """Back-propagates a row that is not the last one of its micro-batch.
+
+        Gradients are not exchanged yet, but under FSDP, where they would be whole until then.
+        """
         uses_deepspeed = self.is_deepspeed_enabled
-        with contextlib.nullcontext() if uses_deepspeed else self.accelerator.no_sync(model):
+        is_exchanged = uses_deepspeed or self.is_fsdp_enabled
+        with contextlib.nullcontext() if is_exchanged else self.accelerator.no_sync(model):
             output = self._compute_row_loss(model, row)
             loss = output.loss / self.current_gradient_accumulation_steps
             if uses_deepspeed:  # which takes the optimizer step within `backward`, so it must know that this is no end
@@ -126,6 +131,8 @@ class LossMixin:
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The norm before the optimizer step; without gradients that are not finite there is no step."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
         batches, self._step_batches = self._step_batches, []
         # A loss scaler (fp16) meets infinite gradients as a matter of course, and skips those steps itself.
         if self.accelerator.scaler is None and not self.args.fp16 and not math.isfinite(grad_norm):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from open_r1.configs import MODEL_PARTS
-from open_r1.trainer.distributed import count_weights
+from open_r1.trainer.sharding import count_weights
 from open_r1.vlm_modules.vlm_module import VLMBaseModule
 
 

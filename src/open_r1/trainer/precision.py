@@ -21,7 +21,7 @@ def warn_of_lost_updates(
     Args:
         parameters: Of the policy.
         learning_rate: The initial one.
-        has_float32_copy: Whether updates go to a copy of the weights in float32, as DeepSpeed keeps one.
+        has_float32_copy: Whether updates go to a copy of the weights in float32, as DeepSpeed and FSDP keep one.
     """
     dtypes = {parameter.dtype for parameter in parameters if parameter.requires_grad}
     lossy = dtypes & {torch.bfloat16, torch.float16}

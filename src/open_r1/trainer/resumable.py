@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from open_r1.trainer import fsdp
 from open_r1.trainer.checkpoints import (
     UNFINISHED,
     find_last_complete,
@@ -22,8 +23,8 @@ from open_r1.trainer.checkpoints import (
     rotate,
     set_log_aside,
 )
-from open_r1.trainer.distributed import gathered
 from open_r1.trainer.interruption import InterruptionCallback
+from open_r1.trainer.sharding import gathered
 from open_r1.trainer.watchdog import StageWatch
 
 
@@ -119,7 +120,24 @@ class ResumableMixin:
         self.state.best_model_checkpoint = best
         return result
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            fsdp.keep_precise(self.accelerator)
+
     # ---- saving -----------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in transformers; under FSDP an ordinary folder of the whole model too, in the dtype it was loaded in."""
+        if not (self.is_fsdp_enabled and fsdp.is_sharded(self.model)):
+            super().save_model(output_dir, _internal_call)
+            return
+        is_adapted = hasattr(self.model, "disable_adapter")
+        weights = fsdp.collect_weights(self.model, dtype=None if is_adapted else self.model.config.dtype)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
@@ -168,10 +186,13 @@ class ResumableMixin:
         from safetensors.torch import save_model
 
         for name, module in self._get_extra_modules().items():
-            module = self.accelerator.unwrap_model(module)
+            module, path = self.accelerator.unwrap_model(module), str(folder / f"{name}.safetensors")
+            if fsdp.is_sharded(module):
+                fsdp.save_weights(module, path)
+                continue
             with gathered(module.parameters()):
                 if self.args.should_save:
-                    save_model(module, str(folder / f"{name}.safetensors"))
+                    save_model(module, path)
 
     def save_final_model(self) -> None:
         """Saves the model to the output folder so that a kill leaves no half-written file there."""
@@ -222,18 +243,21 @@ class ResumableMixin:
         from safetensors.torch import load_model
 
         for name, module in self._get_extra_modules().items():
-            module = self.accelerator.unwrap_model(module)
+            module, path = self.accelerator.unwrap_model(module), str(folder / f"{name}.safetensors")
+            if fsdp.is_sharded(module):
+                fsdp.load_weights(module, path)
+                continue
             with gathered(module.parameters(), writes=True):
-                load_model(module, str(folder / f"{name}.safetensors"))
+                load_model(module, path)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """All weights or none.
 
         transformers matches names of the file with names of the model and goes on where they differ. For families
         whose checkpoints keep older names (Qwen2-VL, Qwen2.5-VL) none match, and training would silently start anew.
-        Adapters have no such names.
+        Adapters have no such names, and under FSDP each process reads its slices.
         """
-        if hasattr(self.model, "disable_adapter"):
+        if hasattr(self.model, "disable_adapter") or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         restored = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
