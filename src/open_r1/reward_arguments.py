@@ -78,6 +78,10 @@ class RewardArguments(JudgeArguments):
         "Image-text encoder of the reward `explanation`: a folder or a model of the hub, multilingual by default.",
         "sentence-transformers/clip-ViT-B-32-multilingual-v1",
     )
+    explanation_image_tower: str = _doc(
+        "Where explanation_clip_model is a text tower alone: the model whose pictures it was taught to agree with.",
+        "openai/clip-vit-base-patch32",
+    )
     explanation_clip_range: list[float] | None = _doc(
         "100 times the cosine of image and explanation that scores 0, and that which scores 1. Default: 15 35."
     )

@@ -30,6 +30,7 @@ def explanation_reward(
     document_frequencies: "DocumentFrequencies | None" = None,
     explanation_alpha: float = 0.5,
     explanation_clip_model: str = "sentence-transformers/clip-ViT-B-32-multilingual-v1",
+    explanation_image_tower: str = "openai/clip-vit-base-patch32",
     explanation_clip_range: Sequence[float] | None = None,
     reward_device: str = "cpu",
     **columns: Any,
@@ -64,8 +65,8 @@ def explanation_reward(
         completion_ids: Not read.
         document_frequencies: Of the training references (`count_explanations`).
         explanation_alpha: Weight of CIDEr, from 0 to 1.
-        explanation_clip_model: Folder or hub name of the image-text encoder, or of a text tower that agrees with
-            OpenAI's CLIP ViT-B/32.
+        explanation_clip_model: Folder or hub name of the image-text encoder, or of a text tower.
+        explanation_image_tower: Folder or hub name of the model whose pictures such a text tower agrees with.
         explanation_clip_range: 100 · cosine that scores 0, and that which scores 1. None: 15 and 35, as for CLIP.
         reward_device: Where the encoder runs.
         columns: `explanations`, `image_path`; `solution` where a row has no `explanations`.
@@ -80,6 +81,7 @@ def explanation_reward(
             "explanation_reward needs document_frequencies for CIDEr: those of `count_explanations` for the training "
             "data; or take explanation_alpha 0"
         )
+    from open_r1.utils.encoders import load_image_text_encoder
     from open_r1.utils.text_tokens import tokenize_explanation
 
     contract = get_answer_contract("vivqa")
@@ -91,7 +93,7 @@ def explanation_reward(
         cider = {i: _score_cider(texts[i], references[i], document_frequencies) for i in scored}
     clip = dict.fromkeys(scored, 0.0)
     if explanation_alpha < 1 and scored:
-        encoder = _load_encoder(explanation_clip_model, reward_device)
+        encoder = load_image_text_encoder(explanation_clip_model, reward_device, explanation_image_tower)
         clip = _score_clip(
             {i: texts[i] for i in scored}, columns, encoder, _choose_range(explanation_clip_range, encoder)
         )
@@ -166,7 +168,7 @@ def _encode_pictures(
     from open_r1.data.media import BadImageError, load_row_images
 
     paths = {i: tuple(columns["image_path"][i] or ()) for i in indices}
-    first_with = {path: i for i, path in reversed(paths.items())}
+    first_with = {path: i for i, path in reversed(paths.items()) if path}
     vectors: dict[tuple[str, ...], np.ndarray] = {}
     for path, i in first_with.items():
         try:
@@ -177,12 +179,6 @@ def _encode_pictures(
         if images:
             vectors[path] = encoder.encode_images(images)
     return {i: vectors[path] for i, path in paths.items() if path in vectors}
-
-
-def _load_encoder(name: str, device: str) -> "ImageTextEncoder":
-    from open_r1.utils.encoders import load_image_text_encoder
-
-    return load_image_text_encoder(name, device)
 
 
 def _choose_range(bounds: Sequence[float] | None, encoder: "ImageTextEncoder") -> Sequence[float]:
