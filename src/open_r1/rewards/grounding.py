@@ -9,11 +9,11 @@ Both are brought to fractions of the row's first picture, whose sizes are in the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
-from open_r1.completions import extract_answer, get_answer_contract
-from open_r1.utils.boxes import LabelledBox, find_scale, get_area, iou, parse_boxes, rescale
+from open_r1.completions import get_answer_contract
+from open_r1.utils.box_pairs import BoxFormats, BoxPair, read_pairs
+from open_r1.utils.boxes import iou
 from open_r1.utils.detection import ImageBoxes, Precision, compute_image_precision, drop_labels, match_boxes
 
 
@@ -174,82 +174,47 @@ def weighted_sum_reward(
     return [_score_simple(pair) if _is_simple(pair) else _score_weighted_sum(pair) for pair in pairs]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """Boxes of a label and of an answer in the same coordinates; None where a text could not be read."""
-
-    gold: list[LabelledBox] | None
-    predicted: list[LabelledBox] | None
-
-
 def _read_pairs(
     completions: list[list[dict[str, str]]],
     columns: dict[str, Any],
     box_format: str,
     label_box_format: str,
     question_template: str,
-) -> list[_Pair]:
-    box_format = _choose_format(box_format, columns.get("family_box_format"))
-    contract, labels = get_answer_contract(question_template), columns["solution"]
-    parsed_labels = {label: _parse_label(label) for label in set(labels)}
-    pairs = []
-    for b, (completion, label) in enumerate(zip(completions, labels, strict=True)):
-        answer = contract.read_answer(completion[-1]["content"])
-        pair = _Pair(gold=parsed_labels[label], predicted=None if answer is None else parse_boxes(answer))
-        if pair.gold and pair.predicted and box_format != label_box_format:
-            sizes = [_get_first_size(columns, name, b) for name in ("image_size", "input_size")]
-            pair = _Pair(
-                gold=_rescale_all(pair.gold, find_scale(label_box_format, *sizes)),
-                predicted=_rescale_all(pair.predicted, find_scale(box_format, *sizes)),
+) -> list[BoxPair]:
+    if box_format == "auto":
+        box_format = columns.get("family_box_format")
+        if box_format is None:
+            raise ValueError(
+                "The coordinates in which this model family writes boxes are not known: give --box_format."
             )
-        pairs.append(pair)
-    return pairs
+    return read_pairs(
+        [completion[-1]["content"] for completion in completions],
+        columns["solution"],
+        contract=get_answer_contract(question_template),
+        formats=BoxFormats(answer=box_format, label=label_box_format),
+        image_size=columns.get("image_size"),
+        input_size=columns.get("input_size"),
+    )
 
 
-def _choose_format(box_format: str, family_box_format: str | None) -> str:
-    if box_format != "auto":
-        return box_format
-    if family_box_format is None:
-        raise ValueError("The coordinates in which this model family writes boxes are not known: give --box_format.")
-    return family_box_format
-
-
-def _parse_label(label: str) -> list[LabelledBox] | None:
-    """The gold boxes that have some area; None where none has, or the label cannot be read."""
-    inside = extract_answer(label)
-    boxes = parse_boxes(label if inside is None else inside)
-    usable = [box for box in boxes or () if get_area(box.box)]
-    return usable or (boxes if boxes == [] else None)
-
-
-def _get_first_size(columns: dict[str, Any], name: str, b: int) -> tuple[int, int] | None:
-    """Of the row's first picture; None where it has no picture, or the picture no such size."""
-    sizes = columns.get(name)
-    return tuple(sizes[b][0]) if sizes and sizes[b] and sizes[b][0] else None
-
-
-def _rescale_all(boxes: list[LabelledBox], scale: tuple[float, float]) -> list[LabelledBox]:
-    return [replace(box, box=rescale(box.box, scale)) for box in boxes]
-
-
-def _score_first_box(pair: _Pair) -> float | None:
+def _score_first_box(pair: BoxPair) -> float | None:
     if not pair.gold:
         return None
     return iou(pair.gold[0].box, pair.predicted[0].box) if pair.predicted else 0.0
 
 
-def _is_simple(pair: _Pair) -> bool:
+def _is_simple(pair: BoxPair) -> bool:
     """Whether there is nothing to compare: no boxes on one side, or a text that could not be read."""
     return not (pair.gold and pair.predicted)
 
 
-def _score_simple(pair: _Pair) -> float | None:
+def _score_simple(pair: BoxPair) -> float | None:
     if pair.gold is None:
         return None
     return float(pair.gold == pair.predicted == [])
 
 
-def _score_precision(pairs: list[_Pair], score: Callable[[ImageBoxes, Precision], float]) -> list[float | None]:
+def _score_precision(pairs: list[BoxPair], score: Callable[[ImageBoxes, Precision], float]) -> list[float | None]:
     """The score of each pair by its precision, all in one run of pycocotools."""
     rewards = [_score_simple(pair) if _is_simple(pair) else None for pair in pairs]
     members = [b for b, pair in enumerate(pairs) if not _is_simple(pair)]
@@ -260,7 +225,7 @@ def _score_precision(pairs: list[_Pair], score: Callable[[ImageBoxes, Precision]
     return rewards
 
 
-def _score_weighted_sum(pair: _Pair) -> float:
+def _score_weighted_sum(pair: BoxPair) -> float:
     image = drop_labels(ImageBoxes(gold=pair.gold, predicted=pair.predicted))
     matches = match_boxes(image.gold, image.predicted)
     if not matches:
