@@ -41,52 +41,38 @@ def parse_arguments(argv: list[str]) -> "tuple[GRPOScriptArguments, GRPOConfig, 
 
 def load_data(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> "tuple[Dataset, Dataset | None]":
     """Training rows, and validation rows or None."""
-    from open_r1.data.jsonl import split_train_validation
+    from open_r1.data.loading import count_shared_images, load_rows
+    from open_r1.data.splits import split_train_validation
 
     check_validation_options(script_args, training_args)
-    dataset = load_rows(script_args, script_args.data_file_paths, script_args.image_folders)
-    if script_args.eval_data_file_paths:
-        eval_dataset = load_rows(script_args, script_args.eval_data_file_paths, script_args.eval_image_folders)
-        warn_of_shared_images(dataset, eval_dataset)
-        return dataset, eval_dataset
-    if script_args.val_split_ratio == 0:
+    choice = {"seed": training_args.seed if training_args.data_seed is None else training_args.data_seed}
+    train_split, test_split = script_args.dataset_train_split, script_args.dataset_test_split
+    files, folders = script_args.data_file_paths, script_args.image_folders
+    dataset = load_rows(script_args, files, folders, split=train_split, **choice)
+    if script_args.val_split_ratio > 0:
+        return split_train_validation(dataset, script_args.val_split_ratio, training_args.seed)
+    files, folders = script_args.eval_data_file_paths, script_args.eval_image_folders
+    is_wanted = training_args.eval_strategy != "no" or training_args.eval_on_start
+    if not files and not (script_args.use_huggingface_dataset and is_wanted):
         return dataset, None
-    return split_train_validation(dataset, script_args.val_split_ratio, training_args.seed)
+    eval_dataset = load_rows(script_args, files, folders, split=test_split, **choice)
+    num_shared = count_shared_images(dataset, eval_dataset)
+    if num_shared:
+        logger.warning("%d of %d validation rows show an image of the training data", num_shared, len(eval_dataset))
+    return dataset, eval_dataset
 
 
 def check_validation_options(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> None:
     """Refuses evaluation without data; warns of data without evaluation."""
     is_wanted = training_args.eval_strategy != "no" or training_args.eval_on_start
     has_data = bool(script_args.val_split_ratio or script_args.eval_data_file_paths)
-    if is_wanted and not has_data:
+    if is_wanted and not has_data and not script_args.use_huggingface_dataset:
         raise ValueError(
             "--eval_strategy and --eval_on_start need validation data: hold out rows with --val_split_ratio, or name "
             "files with --eval_data_file_paths and --eval_image_folders."
         )
     if has_data and not is_wanted:
         logger.warning("nothing evaluates on the validation rows: add --eval_strategy steps or epoch")
-
-
-def load_rows(script_args: "GRPOScriptArguments", file_paths: list[str], image_folders: list[str]) -> "Dataset":
-    from open_r1.completions import get_answer_contract
-    from open_r1.data.jsonl import load_jsonl_dataset, split_paths
-
-    return load_jsonl_dataset(
-        split_paths(file_paths),
-        split_paths(image_folders),
-        contract=get_answer_contract(script_args.question_template),
-        require_mos=script_args.task.needs_mos,
-        dataset_name=script_args.dataset_name,
-        on_bad_data=script_args.on_bad_data,
-        verify_images=script_args.verify_images,
-    )
-
-
-def warn_of_shared_images(train_dataset: "Dataset", eval_dataset: "Dataset") -> None:
-    trained = {os.path.realpath(path) for paths in train_dataset["image_path"] for path in paths}
-    num_shared = sum(any(os.path.realpath(path) in trained for path in paths) for paths in eval_dataset["image_path"])
-    if num_shared:
-        logger.warning("%d of %d validation rows show an image of the training data", num_shared, len(eval_dataset))
 
 
 def build_eval_metrics(script_args: "GRPOScriptArguments", eval_dataset: "Dataset | None") -> "EvalMetrics | None":
@@ -130,7 +116,8 @@ def set_data_options(
 
 
 def prepare_task(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> dict[str, Any]:
-    """What `VLMGRPOTrainer` needs beside models: rewards, rows, metrics of the validation rows."""
+    """What `VLMGRPOTrainer` needs beside models: rewards, rows, metrics of validation rows, how videos are read."""
+    from open_r1.data.video import VideoSettings
     from open_r1.trainer.evaluation import check_evaluation
 
     reward_funcs = build_rewards(script_args, training_args)
@@ -143,6 +130,7 @@ def prepare_task(script_args: "GRPOScriptArguments", training_args: "GRPOConfig"
         "train_dataset": train_dataset,
         "eval_dataset": eval_dataset,
         "eval_metrics": eval_metrics,
+        "video_settings": VideoSettings(**script_args.video_options),
     }
 
 
@@ -188,7 +176,9 @@ def print_plan(
         reward_names=[func.__name__ for func in task["reward_funcs"]],
         train_dataset=task["train_dataset"],
         eval_dataset=task["eval_dataset"],
-        prompt_length=measure_prompts(training_args, task["train_dataset"], vlm_module, processor),
+        prompt_length=measure_prompts(
+            training_args, task["train_dataset"], vlm_module, processor, task["video_settings"]
+        ),
         checkpoint=checkpoint,
     )
     if training_args.process_index == 0:

@@ -85,6 +85,7 @@ def _check_run(
     model_args: "GRPOModelConfig",
 ) -> None:
     from open_r1.completions import get_answer_contract
+    from open_r1.data.video import VideoSettings
     from open_r1.grpo_jsonl import build_rewards, load_data
     from open_r1.trainer import readiness
     from open_r1.trainer.loading import load_processor, load_vlm_module
@@ -107,7 +108,15 @@ def _check_run(
     groups = _attempt(
         report,
         "prompts",
-        lambda: readiness.check_prompts(report, args, data[0], vlm_module, processor, own.num_samples),
+        lambda: readiness.check_prompts(
+            report,
+            args,
+            data[0],
+            vlm_module,
+            processor,
+            VideoSettings(**script_args.video_options),
+            own.num_samples,
+        ),
     )
     if groups is None:
         return

@@ -9,7 +9,7 @@
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ from open_r1.inference.batching import collate_prompts, list_media
 from open_r1.inference.generator import Completions, SamplingSettings
 from open_r1.utils.adapters import find_model_source, load_base_config, merge_adapters
 from open_r1.vlm_modules import select_vlm_module
-from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
+from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt, VLMBaseModule
 
 
 if TYPE_CHECKING:
@@ -115,10 +115,15 @@ class HFGenerator:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device).eval(), processor, vlm_module)
 
-    def encode(self, messages: list[dict[str, Any]], images: list["Image.Image"]) -> EncodedPrompt:
-        """Encodes one conversation with its images, in order of appearance."""
+    def encode(
+        self,
+        messages: list[dict[str, Any]],
+        images: list["Image.Image"],
+        videos: Sequence[EncodedMedia] = (),
+    ) -> EncodedPrompt:
+        """Encodes one conversation with its images and its videos, which are encoded already, in their order."""
         encoded = [self.vlm_module.encode_image(self.processor, image) for image in images]
-        return self.vlm_module.encode_prompt(self.processor, messages, encoded)
+        return self.vlm_module.encode_prompt(self.processor, messages, encoded, videos)
 
     def decode(self, token_ids: list[list[int]]) -> list[str]:
         """Texts of completions, special tokens left out."""

@@ -1,11 +1,18 @@
-"""From dataset rows to encoded prompts, in the data loader's workers: each image is encoded once per round."""
+"""From dataset rows to encoded prompts, in the data loader's workers: each image and video is encoded once a round."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from open_r1.data.media import ImageSource, list_image_sources, load_image
+from open_r1.data.video import VideoSettings, load_video
 from open_r1.trainer.batch import PromptGroup
-from open_r1.vlm_modules.vlm_module import EncodedMedia, VLMBaseModule, compute_image_key
+from open_r1.vlm_modules.vlm_module import (
+    EncodedMedia,
+    EncodedPrompt,
+    VLMBaseModule,
+    compute_image_key,
+    compute_video_key,
+)
 
 
 @dataclass(frozen=True)
@@ -18,34 +25,41 @@ class GroupCollator:
     An empty list of rows (a micro-step that goes on with the round at hand) stays an empty list.
 
     Raises:
-        ValueError: an image cannot be encoded, or a prompt is longer than `max_prompt_length`; the message names the
-            row and the remedy.
+        ValueError: an image or video cannot be encoded, or a prompt is longer than `max_prompt_length`; the message
+            names the row and the remedy.
     """
 
     vlm_module: VLMBaseModule
     processor: Any
     max_prompt_length: int | None = None
+    video_settings: VideoSettings = VideoSettings()
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[PromptGroup]:
-        by_path: dict[str, EncodedMedia] = {}
+        by_path: dict[tuple[str, str], EncodedMedia] = {}  # kind and path
         by_key: dict[str, EncodedMedia] = {}
         return [self._encode(row, by_path, by_key) for row in rows]
 
     def _encode(
-        self, row: dict[str, Any], by_path: dict[str, EncodedMedia], by_key: dict[str, EncodedMedia]
+        self, row: dict[str, Any], by_path: dict[tuple[str, str], EncodedMedia], by_key: dict[str, EncodedMedia]
     ) -> PromptGroup:
+        video_path = row.get("video_path") or []
         try:
             for path, source in zip(row["image_path"], list_image_sources(row), strict=True):
-                if path not in by_path:
-                    by_path[path] = self._encode_image(source, by_key)
-            images = [by_path[path] for path in row["image_path"]]
-            prompt = self.vlm_module.encode_prompt(self.processor, row["prompt"], images)
+                if ("image", path) not in by_path:
+                    by_path["image", path] = self._encode_image(source, by_key)
+            for path in video_path:
+                if ("video", path) not in by_path:
+                    by_path["video", path] = self._encode_video(path, by_key)
+            images = [by_path["image", path] for path in row["image_path"]]
+            videos = [by_path["video", path] for path in video_path]
+            prompt = self.vlm_module.encode_prompt(self.processor, row["prompt"], images, videos)
         except ValueError as error:
-            raise ValueError(f"{row.get('source', 'row')}: {row['image_path']} cannot be encoded: {error}") from error
+            paths = [*row["image_path"], *video_path]
+            raise ValueError(f"{row.get('source', 'row')}: {paths} cannot be encoded: {error}") from error
         if self.max_prompt_length is not None and prompt.num_tokens > self.max_prompt_length:
             raise ValueError(
                 f"{row.get('source', 'row')}: the prompt has {prompt.num_tokens} tokens, more than max_prompt_length "
-                f"({self.max_prompt_length}). Lower --max_pixels or raise --max_prompt_length."
+                f"({self.max_prompt_length}). Lower {_name_bounds(prompt)}, or raise --max_prompt_length."
             )
         sizes = {name: [getattr(image, name) for image in prompt.images] for name in ("image_size", "input_size")}
         return PromptGroup(prompt=replace(prompt, source=str(row.get("source", ""))), row=row | sizes)
@@ -56,3 +70,20 @@ class GroupCollator:
         if key not in by_key:
             by_key[key] = self.vlm_module.encode_image(self.processor, image)
         return by_key[key]
+
+    def _encode_video(self, path: str, by_key: dict[str, EncodedMedia]) -> EncodedMedia:
+        settings = self.video_settings
+        clip = load_video(path, settings, self.vlm_module.get_temporal_patch_size(self.processor))
+        key = compute_video_key(clip.frames, clip.timestamps)
+        if key not in by_key:
+            by_key[key] = self.vlm_module.encode_video(
+                self.processor, clip.frames, clip.timestamps, clip.seconds_per_frame, settings.max_pixels
+            )
+        return by_key[key]
+
+
+def _name_bounds(prompt: EncodedPrompt) -> str:
+    """The options that bound the tokens of what a prompt shows."""
+    options = {"image": "--max_pixels", "video": "--video_max_frames or --video_max_pixels"}
+    kinds = {item.kind for item in prompt.media}
+    return " or ".join(option for kind, option in options.items() if kind in kinds) or "--max_pixels"

@@ -2,7 +2,7 @@
 
 One round, from the sampler to the loss:
 
-    prompts of the round     RepeatRandomSampler, GroupCollator       each image opened once per group
+    prompts of the round     RepeatRandomSampler, GroupCollator       each image and video opened once per group
     -> completions           HFGenerator                              each prompt prefilled once
     -> rewards (B, F)        reward functions, whole groups
     -> advantages (B,)       relative to the group
@@ -20,6 +20,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import ProgressCallback
 
+from open_r1.data.video import VideoSettings
 from open_r1.inference.hf_generator import HFGenerator, eval_mode
 from open_r1.trainer.advantages import Advantages, estimate_advantages
 from open_r1.trainer.attention import choose_layout, enable_packing
@@ -76,9 +77,11 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         args: Settings.
         vlm_module: The family of the model.
         processing_class: Its processor.
-        train_dataset: Rows with at least `prompt` and `image_path`; all columns reach the rewards.
+        train_dataset: Rows with at least `prompt` and `image_path`, videos under `video_path`; all columns reach the
+            rewards.
         eval_dataset: Rows of the same kind.
         eval_metrics: What the task measures on validation rows and their completions, beside rewards and lengths.
+        video_settings: Which frames of videos are taken.
         callbacks: As in transformers.
     """
 
@@ -94,6 +97,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         train_dataset: Any,
         eval_dataset: Any = None,
         eval_metrics: EvalMetrics | None = None,
+        video_settings: VideoSettings | None = None,
         callbacks: list | None = None,
     ):
         if args.n_gpu > 1:
@@ -112,7 +116,9 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=GroupCollator(vlm_module, processing_class, args.max_prompt_length),
+            data_collator=GroupCollator(
+                vlm_module, processing_class, args.max_prompt_length, video_settings or VideoSettings()
+            ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from open_r1.configs import GRPOModelConfig
+from open_r1.data.video import VideoSettings
 from open_r1.trainer.collator import GroupCollator
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.pools import build_pools
@@ -62,15 +63,20 @@ def compute_schedule(args: GRPOConfig, dataset: "Dataset", num_processes: int) -
 
 
 def measure_prompts(
-    args: GRPOConfig, dataset: "Dataset", vlm_module: VLMBaseModule, processor: Any, num_rows: int = 16
+    args: GRPOConfig,
+    dataset: "Dataset",
+    vlm_module: VLMBaseModule,
+    processor: Any,
+    video_settings: VideoSettings,
+    num_rows: int = 16,
 ) -> int:
-    """Tokens of the longest prompt, image tokens included, of a few rows spread over the data.
+    """Tokens of the longest prompt, those of images and videos included, of a few rows spread over the data.
 
     Raises:
         ValueError: a prompt is longer than `--max_prompt_length`.
     """
     rows = range(0, len(dataset), max(1, len(dataset) // num_rows))
-    collator = GroupCollator(vlm_module, processor, args.max_prompt_length)
+    collator = GroupCollator(vlm_module, processor, args.max_prompt_length, video_settings)
     return max(group.prompt.num_tokens for i in rows for group in collator([dataset[i]]))
 
 

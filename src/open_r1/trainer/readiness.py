@@ -16,6 +16,7 @@ import torch
 
 from open_r1.completions import AnswerContract, extract_answer
 from open_r1.configs import GRPOModelConfig
+from open_r1.data.video import VideoSettings
 from open_r1.trainer.batch import PromptGroup
 from open_r1.trainer.collator import GroupCollator
 from open_r1.trainer.dry_pass import build_dry_batch, build_shape_model, measure_loss_pass, measure_model_size
@@ -117,11 +118,17 @@ def _count_partners(samplers: list[RepeatRandomSampler], names: list[str], num_r
 
 
 def check_prompts(
-    report: Report, args: GRPOConfig, dataset: Any, vlm_module: VLMBaseModule, processor: Any, num_samples: int
+    report: Report,
+    args: GRPOConfig,
+    dataset: Any,
+    vlm_module: VLMBaseModule,
+    processor: Any,
+    video_settings: VideoSettings,
+    num_samples: int,
 ) -> list[PromptGroup]:
     """Encodes rows spread over the data; returns them, the longest first."""
     step = max(1, len(dataset) // num_samples)
-    collator = GroupCollator(vlm_module, processor)
+    collator = GroupCollator(vlm_module, processor, video_settings=video_settings)
     groups = [collator([dataset[index]])[0] for index in range(0, len(dataset), step)][:num_samples]
     groups.sort(key=lambda group: -group.prompt.num_tokens)
     tokens = [group.prompt.num_tokens for group in groups]
