@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from open_r1.data.cards import CARD_FOLDER, list_cards, load_card
+from open_r1.data.cards import CARD_FOLDER, load_card
 from open_r1.data.mos import MosRecord, load_labels, normalise_mos, normalise_records
 from open_r1.data.schema import BadDataError
 
@@ -136,7 +136,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path):
     write(tmp_path / "quote.csv", 'dis,mos\n"a.png,3\n')
     expected = {
         "latin.txt": "not UTF-8", "empty.txt": "is empty", "header.txt": "below the header",
-        "quote.csv": r"quote.csv:2: ", "missing.txt": "does not exist", "spaq.xlsx": "export the table as .csv",
+        "quote.csv": r"quote.csv:2: ", "missing.txt": "does not exist",
     }  # fmt: skip
     for name, reason in expected.items():
         with pytest.raises(ValueError, match=reason):
@@ -216,9 +216,27 @@ def test_every_card_loads_is_named_as_its_file_and_says_where_labels_come_from(n
     assert card.layouts
 
 
-def test_no_two_cards_claim_the_same_header():
-    headers = [layout.header for card in list_cards() for layout in card.layouts if layout.header]
-    assert len(headers) == len(set(headers))
+def test_columns_are_found_by_the_headers_names_wherever_they_stand(tmp_path):
+    layout = "{columns: {dis: file, mos: score, skip: bad}, image: 'i/{dis:0>3}.png'}"
+    card = write(tmp_path / "card.yaml", f"name: X\nsource: made up\nkind: nr\nlayouts: [{layout}]")
+    content = "made by hand\nbad,score,note,file\n0,3.5,a,7\n1,9,b,8\n0,4,c,9\n"
+    records = load_labels(write(tmp_path / "labels.csv", content), card=load_card(card))
+    assert records == [rec("i/007.png", 3.5), rec("i/009.png", 4.0)]
+
+
+def test_rows_of_another_length_than_the_header_are_refused(tmp_path):
+    path = write(tmp_path / "dmos.csv", f"{KADID_HEADER}\nI01_01_01.png,I01.png,4.57\n")
+    with pytest.raises(BadDataError, match=r"dmos.csv:2: 3 columns where 'dist_img ref_img dmos var' has 4"):
+        load_labels(path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "reason"),
+    [("dis mos set", "a.png 3 public", "the set is 'public'"), ("dis mos type", "1 3 blur", "the image name is '1'")],
+)
+def test_cells_without_a_known_meaning_are_refused(tmp_path, columns, cells, reason):
+    with pytest.raises(BadDataError, match=reason):
+        load_labels(write(tmp_path / "labels.txt", cells), columns=columns)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +247,9 @@ def test_no_two_cards_claim_the_same_header():
         ("layouts: [{columns: dis score}]", "unknown column 'score'"),
         ("layouts: [{columns: dis mos, mos_range: [5, 1]}]", "rising"),
         ("layouts: [{columns: dis mos, direction: up}]", "direction"),
-        ("layouts: [{columns: dis mos, header: 'a,b,c'}]", "3 columns"),
+        ("layouts: [{columns: dis mos, header: 'a,b'}]", "header's names into columns"),
+        ("layouts: [{columns: {dis: a, score: b}}]", "unknown column 'score'"),
+        ("layouts: [{columns: dis mos, image: {blur: a}}]", "need a column type"),
         ("reference_pattern: I01", "one group"),
         ("notes: [", "card.yaml"),
     ],
@@ -242,5 +262,5 @@ def test_a_card_with_a_wrong_entry_is_refused_by_name(tmp_path, change, reason):
 
 
 def test_an_unknown_card_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no card of 'LIVE'.*known: .*KADID-10K"):
-        load_card("LIVE")
+    with pytest.raises(ValueError, match=r"no card of 'LIVE2'.*known: .*KADID-10K"):
+        load_card("LIVE2")

@@ -1,33 +1,39 @@
-"""Dataset cards (`configs/data/*.yaml`): what is known of a data set and of the layouts of its label files.
+"""Dataset cards (`configs/data/*.yaml`): what is known of a data set, of its release and of its label files.
 
     card = load_card("KADID-10K")        # by name, or the path of a YAML file
     card.find_layout("dmos.csv", header=("dist_img", "ref_img", "dmos", "var"))
 
-A layout names the columns of a label file in order. Roles: `dis` (the image), `ref` (its reference, or whatever else
-must not be torn apart by a split), `mos`, `std` and `var` (of the ratings), `num` (number of ratings), `-` (not used).
+A layout says what the columns of a label file are. Roles: `dis` (the image), `ref` (its reference, or whatever else
+must not be torn apart by a split), `mos`, `std` and `var` (of the ratings), `num` (number of ratings), `set` (part of
+the official split), `skip` (rows with 1 are left out), `type` and `level` (of the distortion), `-` (not used).
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePath
 from typing import Any
 
 
 CARD_FOLDER = Path(__file__).parents[3] / "configs" / "data"
-ROLES = ("dis", "ref", "mos", "std", "var", "num", "-")
+ROLES = ("dis", "ref", "mos", "std", "var", "num", "set", "skip", "type", "level", "-")
 DIRECTIONS = ("mos", "dmos")
+_LISTS = ("labels", "images", "official_split", "exclude", "notes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelLayout:
     """One layout of label files. Example: `columns=("ref", "dis", "mos", "std"), file="KADID-10K_mos.txt"`."""
 
-    columns: tuple[str, ...]
-    file: str | None = None  # pattern of the file's name, for files without a header
-    header: tuple[str, ...] | None = None  # the header of a CSV file, exactly
+    columns: tuple[str, ...]  # roles: of all columns in order, or of those that `header` names
+    header: tuple[str, ...] | None = None  # what the file's header calls these columns, wherever they stand
+    file: str | None = None  # pattern of the file's name
+    sheet: str | None = None  # of a spreadsheet; default: the first
+    image: str | Mapping[str, str] | None = None  # how an image is called, as `DatabaseImage{dis:0>4}.JPG`; by `type`
+    part: str | None = None  # part of the official split to which all images of the file belong
     mos_range: tuple[float, float] | None = None  # lowest and highest possible label
     direction: str = "mos"  # "mos": higher is better; "dmos": lower is better
     sha256: str | None = None
@@ -38,8 +44,16 @@ class LabelLayout:
             raise ValueError(f"the direction must be {' or '.join(DIRECTIONS)}, not {self.direction!r}")
         if self.mos_range is not None and not self.mos_range[0] < self.mos_range[1]:
             raise ValueError(f"the MOS range must be two rising numbers, not {list(self.mos_range)}")
-        if self.header is not None and len(self.header) != len(self.columns):
-            raise ValueError(f"the header has {len(self.header)} columns, the layout {len(self.columns)}")
+        if isinstance(self.image, Mapping) and "type" not in self.columns:
+            raise ValueError("names of images by type need a column type")
+
+    def is_of(self, file_name: str, header: Sequence[str] | None) -> bool:
+        """Whether a file of this name and header (None: it has none) has this layout."""
+        if self.file is not None and not fnmatchcase(file_name, self.file):
+            return False
+        if header is None or self.header is None:
+            return header is None and self.header is None and self.file is not None
+        return set(self.header) <= set(header)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +65,9 @@ class DatasetCard:
     kind: str  # "fr": distorted versions of references; "nr": photographs as they are
     num_items: int | None = None  # labelled images of the release, without the excluded ones
     license: str | None = None  # None: see the release
+    labels: tuple[str, ...] = ()  # the release's label files, as patterns; the first that is there is read
+    images: tuple[str, ...] = ()  # folders of the release's images; the first that is there is used
+    official_split: tuple[str, ...] = ()  # files of the release that say the parts, where the labels do not
     layouts: tuple[LabelLayout, ...] = ()
     reference_pattern: str | None = None  # its group 1 is the reference in an image name; used where no column has it
     exclude: tuple[str, ...] = ()  # names of images in label files that are not to be used
@@ -63,18 +80,16 @@ class DatasetCard:
             raise ValueError(f"the reference pattern {self.reference_pattern!r} must have one group")
 
     def find_layout(self, file_name: str, header: Sequence[str] | None = None) -> LabelLayout | None:
-        """The layout of a label file: by its header where it has one, by its name otherwise; None where unknown."""
-        for layout in self.layouts:
-            if header is not None and layout.header == tuple(header):
-                return layout
-            if header is None and layout.file is not None and fnmatchcase(file_name, layout.file):
-                return layout
-        return None
+        """The first layout of label files with this name and header; None where unknown."""
+        return next((layout for layout in self.layouts if layout.is_of(file_name, header)), None)
 
     def get_reference(self, image: str) -> str | None:
-        """The reference that an image's name speaks of, or None."""
-        match = re.search(self.reference_pattern, image) if self.reference_pattern else None
+        """The reference that the file name of an image speaks of, or None."""
+        match = re.search(self.reference_pattern, PurePath(image).name) if self.reference_pattern else None
         return match.group(1) if match else None
+
+    def is_excluded(self, image: str) -> bool:
+        return PurePath(image).name in self.exclude
 
 
 def check_columns(columns: Sequence[str]) -> None:
@@ -107,9 +122,10 @@ def load_card(name_or_path: str | os.PathLike) -> DatasetCard:
     return _parse_card(path)
 
 
-def list_cards() -> list[DatasetCard]:
+@cache
+def list_cards() -> tuple[DatasetCard, ...]:
     """The cards that ship with the repository, by name; none where it is installed without `configs/`."""
-    return [_parse_card(path) for path in sorted(CARD_FOLDER.glob("*.yaml"))]
+    return tuple(_parse_card(path) for path in sorted(CARD_FOLDER.glob("*.yaml")))
 
 
 def _parse_card(path: Path) -> DatasetCard:
@@ -119,20 +135,23 @@ def _parse_card(path: Path) -> DatasetCard:
         with open(path, encoding="utf-8") as file:
             entries = _check_keys(yaml.safe_load(file), DatasetCard)
         layouts = tuple(_parse_layout(layout) for layout in entries.pop("layouts", ()))
-        lists = {key: tuple(entries.pop(key, ())) for key in ("exclude", "notes")}
+        lists = {key: tuple(entries.pop(key, ())) for key in _LISTS}
         return DatasetCard(layouts=layouts, **lists, **entries)
     except (ValueError, TypeError, yaml.YAMLError, re.error) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def _parse_layout(content: Any) -> LabelLayout:
+    """`columns` is a text of roles in order, or a mapping of roles to the header's names."""
     entries = _check_keys(content, LabelLayout)
-    columns = tuple(str(entries.pop("columns")).split())
-    header = entries.pop("header", None)
+    columns = entries.pop("columns")
+    if "header" in entries:
+        raise ValueError("write the header's names into columns, as {dis: image_name, mos: MOS}")
+    if isinstance(columns, dict):
+        entries["header"] = tuple(map(str, columns.values()))
     mos_range = entries.pop("mos_range", None)
     return LabelLayout(
-        columns=columns,
-        header=None if header is None else tuple(header.split(",")),
+        columns=tuple(columns) if isinstance(columns, dict) else tuple(str(columns).split()),
         mos_range=None if mos_range is None else tuple(float(value) for value in mos_range),
         **entries,
     )

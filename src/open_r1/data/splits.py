@@ -35,6 +35,8 @@ class SplitManifest:
     ratios: list[float] | None
     num_rows: dict[str, int] = field(default_factory=dict)  # by part
     label_files: dict[str, str] = field(default_factory=dict)  # file name -> SHA-256
+    raw_range: list[float] | None = None  # lowest and highest label of the files, which became the ends of 1 to 5
+    direction: str = "mos"  # of the files' labels; "dmos": lower is better
 
     def __post_init__(self):
         if self.unit not in ("reference", "image"):
@@ -86,7 +88,7 @@ def read_manifest(path: str | os.PathLike) -> SplitManifest:
     names = [item.name for item in fields(SplitManifest)]
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or set(content) != set(names):
+        if not isinstance(content, dict) or not set(content) <= set(names):
             raise ValueError(f"its keys must be {', '.join(names)}")
         return SplitManifest(**content)
     except (ValueError, TypeError, AttributeError) as error:
