@@ -25,7 +25,7 @@ from open_r1.utils.detection import (
     ImageBoxes,
     compute_dataset_precision,
     compute_image_precision,
-    drop_labels,
+    drop_idle_labels,
     match_boxes,
 )
 
@@ -328,11 +328,12 @@ def test_boxes_are_matched_one_to_one_from_the_best_pair_down():
     assert match_boxes(gold, [LabelledBox((0, 0, 10, 2))]) == []
 
 
-def test_labels_of_an_answer_are_read_only_where_there_are_gold_labels():
-    image = ImageBoxes(gold=[LabelledBox(BOX)], predicted=[LabelledBox(BOX, "cat")])
-    assert drop_labels(image).predicted == [LabelledBox(BOX)]
+def test_labels_of_answers_are_read_only_where_there_are_gold_labels():
+    bare = ImageBoxes(gold=[LabelledBox(BOX)], predicted=[LabelledBox(BOX, "cat")])
+    empty = ImageBoxes(gold=[], predicted=[LabelledBox(BOX, "cat")])
     labelled = ImageBoxes(gold=[LabelledBox(BOX, "dog")], predicted=[LabelledBox(BOX, "cat")])
-    assert drop_labels(labelled) is labelled
+    assert [image.predicted for image in drop_idle_labels([bare, empty])] == [[LabelledBox(BOX)]] * 2
+    assert drop_idle_labels([empty, labelled]) == [empty, labelled]  # a false cat, even where there is nothing
 
 
 def test_the_examples_in_the_docstrings_hold():

@@ -14,7 +14,7 @@ from typing import Any
 from open_r1.completions import get_answer_contract
 from open_r1.utils.box_pairs import BoxFormats, BoxPair, read_pairs
 from open_r1.utils.boxes import iou
-from open_r1.utils.detection import ImageBoxes, Precision, compute_image_precision, drop_labels, match_boxes
+from open_r1.utils.detection import ImageBoxes, Precision, compute_image_precision, drop_idle_labels, match_boxes
 
 
 def iou_reward(
@@ -219,14 +219,19 @@ def _score_precision(pairs: list[BoxPair], score: Callable[[ImageBoxes, Precisio
     rewards = [_score_simple(pair) if _is_simple(pair) else None for pair in pairs]
     members = [b for b, pair in enumerate(pairs) if not _is_simple(pair)]
     if members:
-        images = [drop_labels(ImageBoxes(gold=pairs[b].gold, predicted=pairs[b].predicted)) for b in members]
+        images = [_build_image(pairs[b]) for b in members]
         for b, image, precision in zip(members, images, compute_image_precision(images), strict=True):
             rewards[b] = score(image, precision)
     return rewards
 
 
+def _build_image(pair: BoxPair) -> ImageBoxes:
+    (image,) = drop_idle_labels([ImageBoxes(gold=pair.gold, predicted=pair.predicted)])
+    return image
+
+
 def _score_weighted_sum(pair: BoxPair) -> float:
-    image = drop_labels(ImageBoxes(gold=pair.gold, predicted=pair.predicted))
+    image = _build_image(pair)
     matches = match_boxes(image.gold, image.predicted)
     if not matches:
         return 0.0

@@ -88,11 +88,13 @@ def match_boxes(
     return pairs
 
 
-def drop_labels(image: ImageBoxes) -> ImageBoxes:
-    """The picture without predicted labels where its gold boxes have none to compare them with."""
-    if any(box.label for box in image.gold):
-        return image
-    return ImageBoxes(gold=image.gold, predicted=[LabelledBox(box.box) for box in image.predicted])
+def drop_idle_labels(images: Sequence[ImageBoxes]) -> list[ImageBoxes]:
+    """The pictures without predicted labels where the gold boxes, of all of them, have none to compare them with."""
+    if any(box.label for image in images for box in image.gold):
+        return list(images)
+    return [
+        ImageBoxes(gold=image.gold, predicted=[LabelledBox(box.box) for box in image.predicted]) for image in images
+    ]
 
 
 def _category(n: int, box: LabelledBox) -> tuple[int, str]:
