@@ -106,7 +106,6 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
                 "it a single one (CUDA_VISIBLE_DEVICES)."
             )
         self.vlm_module = vlm_module
-        self.family_box_format = vlm_module.get_box_format(model.config)
         self.reward_funcs = reward_funcs
         self.reward_names = [func.__name__ for func in reward_funcs]
         self.reward_runner = RewardRunner(reward_funcs, args.reward_timeout_s, args.num_reward_workers)
@@ -318,7 +317,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
             num_generations=num_generations,
             trainer_state=self.state,
             process_index=self.accelerator.process_index,
-            family_box_format=self.family_box_format,
+            family_box_format=self.vlm_module.get_box_format(self.model.config),
             log_metric=self.metrics.add,
             all_gather=self._all_gather,
         )
