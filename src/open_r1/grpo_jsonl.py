@@ -8,6 +8,7 @@
 `--help` lists every option; those of transformers' `TrainingArguments` are all there.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -45,7 +46,10 @@ def load_data(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -
     from open_r1.data.splits import split_train_validation
 
     check_validation_options(script_args, training_args)
-    choice = {"seed": training_args.seed if training_args.data_seed is None else training_args.data_seed}
+    choice = {
+        "seed": training_args.seed if training_args.data_seed is None else training_args.data_seed,
+        "require_mos": script_args.task.needs_mos,
+    }
     train_split, test_split = script_args.dataset_train_split, script_args.dataset_test_split
     files, folders = script_args.data_file_paths, script_args.image_folders
     dataset = load_rows(script_args, files, folders, split=train_split, **choice)
@@ -89,11 +93,15 @@ def build_eval_metrics(script_args: "GRPOScriptArguments", eval_dataset: "Datase
 def build_rewards(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> list:
     from open_r1.rewards import build_reward_funcs
     from open_r1.rewards.overlong import choose_overlong_cache
+    from open_r1.trainer.reward_models import build_reward_model
 
     return build_reward_funcs(
         script_args.reward_funcs,
         task_type=script_args.task_type,
         **script_args.reward_options,
+        build_model=functools.partial(
+            build_reward_model, device=script_args.reward_device, trust_remote_code=script_args.trust_remote_code
+        ),
         judge=script_args.build_judge(os.environ),
         question_template=script_args.question_template,
         max_completion_length=training_args.max_completion_length,

@@ -22,12 +22,16 @@ class JudgeArguments:
         "OPENAI_API_BASE."
     )
     judge_model: str | None = _doc("Name of the judge's model on that server.")
-    judge_api_key_env: str = _doc("Environment variable that holds the server's key, if it wants one.", "OPENAI_API_KEY")
+    judge_api_key_env: str = _doc(
+        "Environment variable that holds the server's key, if it wants one.", "OPENAI_API_KEY"
+    )
     judge_timeout: float = _doc("Seconds until an attempt to ask the judge is given up.", 30.0)
     judge_retries: int = _doc("Further attempts after one that failed, with growing pauses.", 2)
     judge_concurrency: int = _doc("Questions that a process asks at the same time.", 16)
     judge_max_tokens: int = _doc("Longest reply of the judge, its thinking included.", 512)
-    judge_cache_dir: str | None = _doc("Folder that keeps verdicts, for all processes and runs. Default: memory alone.")
+    judge_cache_dir: str | None = _doc(
+        "Folder that keeps verdicts, for all processes and runs. Default: memory alone."
+    )
 
     def build_judge(self, environment: Mapping[str, str]) -> "JudgeSettings | None":
         """The judge that the options and the environment name; None where they name no model.

@@ -20,7 +20,9 @@ class RewardArguments(JudgeArguments):
 
     reward_funcs: list[str] = field(
         default_factory=lambda: ["accuracy", "format"],
-        metadata={"help": "Rewards by registry name or as path/to/file.py:function."},
+        metadata={
+            "help": "Rewards by registry name, as path/to/file.py:function, or reward models (docs/rewards.md)."
+        },
     )
     ranking_reward: str = _doc(
         "Ranking reward: fidelity, or an ablation of the paper.",
@@ -85,7 +87,10 @@ class RewardArguments(JudgeArguments):
     explanation_clip_range: list[float] | None = _doc(
         "100 times the cosine of image and explanation that scores 0, and that which scores 1. Default: 15 35."
     )
-    reward_device: str = _doc("Device of the rewards' encoders; `cuda` is each process's own GPU.", "cpu")
+    reward_device: str = _doc(
+        "Device of the rewards' encoders and of reward models; `cuda` is each process's own GPU.", "cpu"
+    )
+    trust_remote_code: bool = _doc("Run the Python code that comes with a reward model.", False)
 
     def __post_init__(self):
         if not 0 <= self.explanation_alpha <= 1:
@@ -102,7 +107,9 @@ class RewardArguments(JudgeArguments):
         if self.overlong_cache is not None and "overlong" not in self.reward_funcs:
             raise ValueError("--overlong_cache belongs to the reward `overlong`: add it to --reward_funcs.")
         if "llm_judge" in self.reward_funcs and self.judge_model is None:
-            raise ValueError("--reward_funcs llm_judge needs a judge: name one with --judge_model and --judge_base_url.")
+            raise ValueError(
+                "--reward_funcs llm_judge needs a judge: name one with --judge_model and --judge_base_url."
+            )
 
     @property
     def reward_options(self) -> dict[str, Any]:
@@ -112,4 +119,5 @@ class RewardArguments(JudgeArguments):
         return {name: getattr(self, name) for name in names}
 
 
-_NOT_OF_A_REWARD = ("reward_funcs", "overlong_cache")  # the second is resolved by the limit of completions
+# What is no option of a reward function; `overlong_cache` is resolved by the limit of completions.
+_NOT_OF_A_REWARD = ("reward_funcs", "overlong_cache", "trust_remote_code")

@@ -84,7 +84,7 @@ def test_every_reward_has_the_common_signature(name, func):
     "names, task_type, message",
     [
         (["fidelty"], None, "unknown reward 'fidelty'.*fidelity.*think_answer_format"),
-        (["Qwen/reward-model"], "iqa", "unknown reward.*reward models are not supported"),
+        (["Qwen/reward-model"], "iqa", "unknown reward .*or a reward model"),
         (["accuracy"], None, "reward 'accuracy' needs a task; set --task_type to one of .*iqa, iqa_nothink"),
         (["format"], "ipa", "unknown task type 'ipa'; known: .*default.*iqa, iqa_nothink"),
         (["accuracy", "fidelity"], "iqa", "same one twice"),

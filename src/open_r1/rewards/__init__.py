@@ -7,15 +7,17 @@ A reward function has TRL's signature,
 with one value per completion, group-major; a completion is `[{"role": "assistant", "content": text}]`; None abstains,
 for an unusable label, never for a bad completion. `columns` holds every column of the data, repeated per completion,
 and `num_generations`, `trainer_state`, `process_index`, `log_metric(name, value)` and `all_gather(values)`. It may be
-`async`.
+`async`, and may say by attributes where it runs (`runs_in`) and that it abstains when it hangs
+(`abstains_on_timeout`); see `open_r1.trainer.reward_jobs`.
 Keyword-only parameters with defaults are options, which command-line flags of the same name set.
 
-To add one: write it in a file of this package, add a line to REWARD_FUNCS, a test, and a section in docs/rewards.md.
+To add one: write it in a file of this package, add a line to REWARD_FUNCS and a test (docs/add-a-reward.md).
 What short names such as `accuracy` mean is said by the task (`open_r1.tasks`).
 """
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ from open_r1.tasks import TASKS, get_task
 
 
 RewardFunc = Callable[..., list[float | None]]
+_MODEL_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 REWARD_FUNCS: dict[str, RewardFunc] = {
     "fidelity": fidelity_reward,
@@ -63,14 +66,21 @@ REWARD_FUNCS: dict[str, RewardFunc] = {
 
 
 def build_reward_funcs(
-    names: list[str], task_type: str | None = None, *, length_accuracy: str = "accuracy", **options: Any
+    names: list[str],
+    task_type: str | None = None,
+    *,
+    length_accuracy: str = "accuracy",
+    build_model: Callable[[str], RewardFunc] | None = None,
+    **options: Any,
 ) -> list[RewardFunc]:
     """Turns reward names into reward functions, in order.
 
     Args:
-        names: Each a registry name, a name that `task_type` gives a meaning to, or `path/to/file.py:function`.
+        names: Each a registry name, a name that `task_type` gives a meaning to, `path/to/file.py:function`, or a
+            reward model, a folder or `organisation/model`.
         task_type: See `open_r1.tasks`; None is "default".
         length_accuracy: The reward by which `length` tells right from wrong, a name of the same kind.
+        build_model: Makes a reward function out of the name of a reward model; None: they are refused.
         options: Set on every function that has a keyword-only parameter of that name.
 
     Raises:
@@ -78,35 +88,40 @@ def build_reward_funcs(
         FileNotFoundError: no such file.
     """
     task_type = task_type or "default"
-    funcs = [_find_reward(name, task_type, get_task(task_type).rewards) for name in names]
+    find = functools.partial(
+        _find_reward, task=task_type, short_names=get_task(task_type).rewards, build_model=build_model
+    )
+    funcs = [find(name) for name in names]
     if len({func.__name__ for func in funcs}) < len(funcs):
         raise ValueError(f"reward functions {names} include the same one twice; weigh it with --reward_weights")
     known = {name for func in [*REWARD_FUNCS.values(), *funcs] for name in get_option_names(func)}
     unknown = sorted(options.keys() - known)
     if unknown:
         raise ValueError(f"no reward has the options {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    accuracy = choose_length_accuracy(
-        funcs, lambda: _find_reward(length_accuracy, task_type, get_task(task_type).rewards)
-    )
+    accuracy = choose_length_accuracy(funcs, lambda: find(length_accuracy))
     if accuracy is not None:
         options["accuracy_func"] = set_options(accuracy, options)
     return [set_options(func, options) for func in funcs]
 
 
-def _find_reward(name: str, task: str, short_names: dict[str, str]) -> RewardFunc:
+def _find_reward(
+    name: str, task: str, short_names: dict[str, str], build_model: Callable[[str], RewardFunc] | None
+) -> RewardFunc:
     resolved = short_names.get(name, name)
     if resolved in REWARD_FUNCS:
         return REWARD_FUNCS[resolved]
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
         return load_function(Path(path), function)
+    if build_model is not None and (Path(name).is_dir() or _MODEL_NAME.fullmatch(name)):
+        return build_model(name)
     other_tasks = sorted(other for other, meaning in TASKS.items() if name in meaning.rewards)
     if other_tasks:
         raise ValueError(f"reward {name!r} needs a task; set --task_type to one of {', '.join(other_tasks)}")
     known = ", ".join(sorted({*REWARD_FUNCS, *short_names}))
     raise ValueError(
-        f"unknown reward {name!r} for task {task!r}; known: {known}, or path/to/file.py:function "
-        "(reward models are not supported)"
+        f"unknown reward {name!r} for task {task!r}; known: {known}, or path/to/file.py:function, or a reward model "
+        "(a folder, or organisation/model)"
     )
 
 

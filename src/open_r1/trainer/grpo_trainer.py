@@ -106,7 +106,6 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
                 "it a single one (CUDA_VISIBLE_DEVICES)."
             )
         self.vlm_module = vlm_module
-        self.reward_funcs = reward_funcs
         self.reward_names = [func.__name__ for func in reward_funcs]
         self.reward_runner = RewardRunner(reward_funcs, args.reward_timeout_s, args.num_reward_workers)
         self.reward_weights = _build_reward_weights(args.reward_weights, self.reward_names)
