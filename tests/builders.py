@@ -2,11 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from open_r1.completions import IQA_QUESTION
+
+
+if TYPE_CHECKING:
+    from open_r1.inference.hf_generator import HFGenerator
+    from open_r1.vlm_modules import EncodedMedia
 
 
 def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -15,9 +21,21 @@ def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def ask(text: str, num_images: int) -> list[dict]:
-    """A conversation of one question about this many images."""
-    return [{"role": "user", "content": [{"type": "image"}] * num_images + [{"type": "text", "text": text}]}]
+def make_frames(width: int, height: int, num_frames: int, seed: int = 0) -> np.ndarray:
+    """Frames (T, H, W, 3) of noise."""
+    return np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+
+
+def ask(text: str, num_images: int, num_videos: int = 0) -> list[dict]:
+    """A conversation of one question about this many images, and then this many videos."""
+    media = [{"type": "image"}] * num_images + [{"type": "video"}] * num_videos
+    return [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
+
+
+def encode_frames(generator: "HFGenerator", frames: np.ndarray, seconds_per_frame: float = 0.25) -> "EncodedMedia":
+    """A video of these frames, at a constant rate."""
+    times = [seconds_per_frame * number for number in range(len(frames))]
+    return generator.vlm_module.encode_video(generator.processor, frames, times, seconds_per_frame)
 
 
 def write_iqa_data(folder: Path, num_rows: int, name: str = "train.jsonl") -> tuple[Path, Path]:

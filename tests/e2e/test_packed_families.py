@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from builders import ask, make_image
+from builders import ask, encode_frames, make_frames, make_image
 from peft import LoraConfig, get_peft_model
 
 from open_r1.inference.hf_generator import HFGenerator
@@ -30,17 +30,21 @@ TOLERANCES = {torch.float64: (1e-9, 1e-6), torch.float32: (1e-5, 1e-4)}
 NORM_FLOOR = 1e-4
 SETTINGS = LossSettings(beta=0.04, entropy_coef=0.01)
 
-# Sizes of each prompt's images, and lengths of each group's completions.
+# Sizes of each prompt's images, and of its videos with their numbers of frames; lengths of each group's completions.
 CASES = {
     "several groups in a row": (
-        [[(84, 56)], [(56, 56), (112, 70)], [], [(56, 140), (56, 56), (84, 84)]],
-        [[3, 0, 7, 1], [7, 7, 2, 4], [0, 0, 5, 6], [1, 2, 3, 7]],
+        [[(84, 56)], [(56, 56), (112, 70)], [], [(56, 140), (56, 56), (84, 84)], [(56, 84), (112, 84, 4)]],
+        [[3, 0, 7, 1], [7, 7, 2, 4], [0, 0, 5, 6], [1, 2, 3, 7], [2, 4, 1, 3]],
     ),
+    "videos": ([[(56, 56, 16)], [(112, 56, 2), (84, 84, 6)], [(84, 56)]], [[3, 5], [1, 4], [2, 6]]),
     "one completion per prompt": ([[(112, 84)], [(56, 56), (84, 56)], []], [[5], [6], [1]]),
     "a single group": ([[(56, 84)]], [[4, 6, 6, 2]]),
     "a group of empty completions": ([[(56, 84)], [(112, 56)]], [[0, 0], [3, 4]]),
 }
-QUESTIONS = ("How good?", "Which of these pictures is the sharper one, and why?", "Nothing to see", "Is it blurred?")
+QUESTIONS = (
+    *("How good?", "Which of these pictures is the sharper one, and why?", "Nothing to see", "Is it blurred?"),
+    "What happens?",
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +62,10 @@ def build_batch(generator: HFGenerator, case: str = "several groups in a row") -
     draw = torch.Generator().manual_seed(0)
     prompts = []
     for n, own in enumerate(sizes):
-        images = [make_image(*size, seed=10 * n + i) for i, size in enumerate(own)]
-        prompt = generator.encode(ask(QUESTIONS[n], len(own)), images)
+        images = [make_image(*size, seed=10 * n + i) for i, size in enumerate(own) if len(size) == 2]
+        videos = [make_frames(*size, seed=10 * n + i) for i, size in enumerate(own) if len(size) == 3]
+        videos = [encode_frames(generator, frames) for frames in videos]
+        prompt = generator.encode(ask(QUESTIONS[n], len(images), len(videos)), images, videos)
         prompts.append(generator.vlm_module.with_positions(generator.model, prompt))
     rows = [torch.randint(300, 600, (length,), generator=draw).tolist() for group in lengths for length in group]
     ids, mask = pad_completions(rows, generator.pad_token_id, torch.device("cpu"))
@@ -234,9 +240,11 @@ def test_features_of_a_frozen_tower_stand_in_for_its_pixels(generator, packed, o
     tower = model.get_submodule("model." + generator.vlm_module.get_vision_modules_keywords()[0])
     tower.register_forward_hook(lambda *_: encodings.append(1))
     expected = run(generator, batch, packed, model=model)
-    assert len(encodings) == 1
-    ours = run(generator, attach_features(generator, batch, offload=offload), packed, model=model)
-    assert len(encodings) == 1
+    assert len(encodings) == len(set(generator.vlm_module.feature_names.values()))  # one run for each kind of input
+    with_features = attach_features(generator, batch, offload=offload)
+    encodings.clear()
+    ours = run(generator, with_features, packed, model=model)
+    assert encodings == []
     assert_same(ours, expected)
 
 
