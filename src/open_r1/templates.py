@@ -17,7 +17,7 @@ EMOTION_QUESTION = (
 _THINK_FIRST = (
     "{Question} First output the thinking process in <think> </think> tags and then output the final answer "
 )
-_BOX_LIST = 'a list of objects {"bbox_2d": [x1, y1, x2, y2], "label": "name"} with coordinates in pixels'
+_BOX_LIST = 'a list of objects {"bbox_2d": [x1, y1, x2, y2], "label": "name"}'
 
 TEMPLATES = {
     "default": _THINK_FIRST + "in <answer> </answer> tags.",
@@ -28,7 +28,7 @@ TEMPLATES = {
     "comparing": _THINK_FIRST + "with only the letter of your choice in <answer> </answer> tags.",
     "rec": _THINK_FIRST + (
         "in <answer> </answer> tags. Output the final answer in JSON format: one object "
-        '{"bbox_2d": [x1, y1, x2, y2]} with coordinates in pixels.'
+        '{"bbox_2d": [x1, y1, x2, y2]}.'
     ),
     "od": _THINK_FIRST + (
         f"in <answer> </answer> tags: in JSON format, {_BOX_LIST}, or None if there is no such object."
