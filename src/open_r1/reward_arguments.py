@@ -53,6 +53,14 @@ class RewardArguments(JudgeArguments):
         choices=["threshold", "gaussian"],
     )
     regression_width: float = _doc("That distance, or the standard deviation.", 0.35)
+    numeric_relative_tolerance: float = _doc(
+        "Share of the gold number that the reward `vqa_accuracy` lets an answer be off by; never for counts and years.",
+        1e-2,
+    )
+    numeric_absolute_tolerance: float = _doc("The same as an amount; the larger one holds.", 0.0)
+    answer_language: str = _doc(
+        "Language of the answers in `vqa_accuracy`: in English, a leading a, an or the does not count.", "en"
+    )
     length_accuracy: str = _doc("Reward by which the reward `length` tells right from wrong.", "accuracy")
     length_correct_from: float = _doc("The least that it gives to a right answer.", 0.7)
     length_horizon: int = _doc("Tokens after which the reward `length` changes no more.", 1024)

@@ -17,7 +17,9 @@ class Task:
 
 
 TASKS = {
-    "default": Task(question_template="default", rewards={"format": "think_answer_format"}),
+    "default": Task(
+        question_template="default", rewards={"accuracy": "method_accuracy", "format": "think_answer_format"}
+    ),
     "iqa": Task(
         question_template="scoring",
         rewards={"accuracy": "fidelity", "format": "think_answer_format"},
@@ -28,14 +30,53 @@ TASKS = {
         rewards={"accuracy": "fidelity", "format": "nothink_format"},
         needs_mos=True,
     ),
-    "rec": Task(question_template="rec", rewards={"accuracy": "iou", "format": "think_answer_format"}),
+    "rec": Task(question_template="rec", rewards={"accuracy": "iou", "format": "rec_format"}),
     "od": Task(question_template="od", rewards={"accuracy": "map", "format": "think_answer_format"}),
     "od_length": Task(
         question_template="od_length", rewards={"accuracy": "od_length", "format": "think_answer_format"}
     ),
+    "iqa_compare": Task(
+        question_template="comparing", rewards={"accuracy": "mcq_accuracy", "format": "think_answer_format"}
+    ),
+    "gui": Task(question_template="gui", rewards={"accuracy": "all_match", "format": "think_answer_format"}),
+    "ic": Task(question_template="ic", rewards={"accuracy": "method_accuracy", "format": "think_answer_format"}),
+    "math": Task(question_template="default", rewards={"accuracy": "math_accuracy", "format": "think_answer_format"}),
+    "counting": Task(
+        question_template="default", rewards={"accuracy": "default_accuracy", "format": "think_answer_format"}
+    ),
+    "vqa": Task(
+        question_template="vqa",
+        rewards={"accuracy": "vqa_accuracy", "format": "json_steps_format", "reasoning": "reasoning"},
+    ),
+    "vivqa": Task(
+        question_template="vivqa",
+        rewards={"accuracy": "vivqa_accuracy", "format": "vivqa_format", "explanation": "explanation"},
+    ),
     "emotion": Task(question_template="emotion", rewards={"accuracy": "emotion", "format": "think_answer_format"}),
 }
-_OTHER_NAMES: dict[str, str] = {"ovd": "od", "odLength": "od_length"}  # as the parents spell them
+_OTHER_NAMES: dict[str, str] = {"ovd": "od", "odLength": "od_length", "gui_defect": "gui"}  # as the parents spell them
+
+REWARD_METHODS = {  # how a row's `accu_reward_method` spells a reward; `--reward_method` says it for a file
+    "default": "default_accuracy",
+    "math": "math_accuracy",
+    "mcq": "mcq_accuracy",
+    "yes_no": "yes_no_accuracy",
+    "all_match": "all_match",
+    "map": "map",
+    "od_ap": "map",
+    "od_ap50": "ap50",
+    "odLength": "od_length",
+    "weighted_sum": "weighted_sum",
+    "llm": "llm_judge",
+}
+
+
+def get_method_reward(method: str | None) -> str:
+    """The registry name of a row's method, of "default" for None; ValueError with the known names for any other."""
+    method = method or "default"
+    if method not in REWARD_METHODS:
+        raise ValueError(f"unknown reward method {method!r}; known: {', '.join(sorted(REWARD_METHODS))}")
+    return REWARD_METHODS[method]
 
 
 def get_task(name: str) -> Task:

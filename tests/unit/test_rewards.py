@@ -60,8 +60,9 @@ def test_accuracy_is_the_ranking_reward_under_the_iqa_tasks():
     assert [func.__name__ for func in direct] == ["fidelity_reward", "nothink_format_reward"]
 
 
-def test_format_without_a_task_is_think_then_answer():
-    assert build_reward_funcs(["format"]) == [format.format_reward]
+def test_without_a_task_rows_say_how_they_are_judged_and_format_is_think_then_answer():
+    funcs = build_reward_funcs(["accuracy", "format"])
+    assert [func.__name__ for func in funcs] == ["method_accuracy_reward", "format_reward"]
 
 
 def test_every_reward_has_a_name_of_its_own():
@@ -85,8 +86,7 @@ def test_every_reward_has_the_common_signature(name, func):
     [
         (["fidelty"], None, "unknown reward 'fidelty'.*fidelity.*think_answer_format"),
         (["Qwen/reward-model"], "iqa", "unknown reward .*or a reward model"),
-        (["accuracy"], None, "reward 'accuracy' needs a task; set --task_type to one of .*iqa, iqa_nothink"),
-        (["format"], "ipa", "unknown task type 'ipa'; known: .*default.*iqa, iqa_nothink"),
+        (["format"], "ipa", "unknown task type 'ipa'; known: .*default.*iqa, .*iqa_nothink"),
         (["accuracy", "fidelity"], "iqa", "same one twice"),
     ],
 )

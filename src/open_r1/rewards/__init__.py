@@ -22,9 +22,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from open_r1.rewards.accuracy import (
+    all_match_reward,
+    default_accuracy_reward,
+    math_accuracy_reward,
+    mcq_accuracy_reward,
+    vivqa_accuracy_reward,
+    vqa_accuracy_reward,
+    yes_no_accuracy_reward,
+)
 from open_r1.rewards.emotion import emotion_reward
 from open_r1.rewards.explanation import explanation_reward
-from open_r1.rewards.format import format_reward, nothink_format_reward
+from open_r1.rewards.format import (
+    format_reward,
+    json_steps_format_reward,
+    nothink_format_reward,
+    rec_format_reward,
+    vivqa_format_reward,
+)
 from open_r1.rewards.grounding import (
     ap50_reward,
     iou_reward,
@@ -33,13 +48,14 @@ from open_r1.rewards.grounding import (
     weighted_sum_reward,
 )
 from open_r1.rewards.judge import llm_judge_reward
-from open_r1.rewards.length import choose_length_accuracy, length_reward, repetition_reward
+from open_r1.rewards.length import choose_length_accuracy, follow_accuracy, length_reward, repetition_reward
+from open_r1.rewards.method import method_accuracy_reward
 from open_r1.rewards.overlong import overlong_reward
 from open_r1.rewards.ranking import fidelity_reward
 from open_r1.rewards.reasoning import reasoning_reward
 from open_r1.rewards.reward_files import load_function
 from open_r1.rewards.score import score_regression_reward
-from open_r1.tasks import TASKS, get_task
+from open_r1.tasks import get_task
 
 
 RewardFunc = Callable[..., list[float | None]]
@@ -49,6 +65,17 @@ REWARD_FUNCS: dict[str, RewardFunc] = {
     "fidelity": fidelity_reward,
     "think_answer_format": format_reward,
     "nothink_format": nothink_format_reward,
+    "vivqa_format": vivqa_format_reward,
+    "json_steps_format": json_steps_format_reward,
+    "rec_format": rec_format_reward,
+    "default_accuracy": default_accuracy_reward,
+    "math_accuracy": math_accuracy_reward,
+    "mcq_accuracy": mcq_accuracy_reward,
+    "yes_no_accuracy": yes_no_accuracy_reward,
+    "all_match": all_match_reward,
+    "vivqa_accuracy": vivqa_accuracy_reward,
+    "vqa_accuracy": vqa_accuracy_reward,
+    "method_accuracy": method_accuracy_reward,
     "overlong": overlong_reward,
     "iou": iou_reward,
     "map": map_reward,
@@ -101,7 +128,8 @@ def build_reward_funcs(
     accuracy = choose_length_accuracy(funcs, lambda: find(length_accuracy))
     if accuracy is not None:
         options["accuracy_func"] = set_options(accuracy, options)
-    return [set_options(func, options) for func in funcs]
+    built = [set_options(func, options) for func in funcs]
+    return built if accuracy is None else follow_accuracy(built, accuracy)
 
 
 def _find_reward(
@@ -115,9 +143,6 @@ def _find_reward(
         return load_function(Path(path), function)
     if build_model is not None and (Path(name).is_dir() or _MODEL_NAME.fullmatch(name)):
         return build_model(name)
-    other_tasks = sorted(other for other, meaning in TASKS.items() if name in meaning.rewards)
-    if other_tasks:
-        raise ValueError(f"reward {name!r} needs a task; set --task_type to one of {', '.join(other_tasks)}")
     known = ", ".join(sorted({*REWARD_FUNCS, *short_names}))
     raise ValueError(
         f"unknown reward {name!r} for task {task!r}; known: {known}, or path/to/file.py:function, or a reward model "
