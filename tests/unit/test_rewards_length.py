@@ -1,5 +1,6 @@
 """Shaping rewards: length by right and wrong, repetition."""
 
+import asyncio
 import doctest
 import json
 
@@ -86,6 +87,25 @@ def test_another_accuracy_can_be_named():
         build_reward_funcs(["length"], "rec", length_accuracy="length")
     with pytest.raises(ValueError, match="unknown reward 'nothing'"):
         build_reward_funcs(["length"], "rec", length_accuracy="nothing")
+
+
+def test_an_accuracy_that_is_awaited_makes_length_awaited():
+    async def ask(prompts, completions, completion_ids=None, **columns):
+        return [1.0, None]
+
+    assert asyncio.run(length_reward([], [[]] * 2, [[], []], accuracy_func=ask)) == [1.0, None]
+
+
+def test_length_runs_where_its_accuracy_runs(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def slow_reward(prompts, completions, completion_ids=None, **columns):\n    return [1.0] * len(completions)\n"
+        "slow_reward.runs_in = 'process'\n"
+    )
+    (shaped,) = build_reward_funcs(["length"], "rec", length_accuracy=f"{path}:slow_reward")
+    (other,) = build_reward_funcs(["length"], "rec")
+    assert shaped.runs_in == "process"
+    assert not hasattr(other, "runs_in") and not hasattr(length_reward, "runs_in")
 
 
 # ---- repetition -------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 
@@ -18,7 +18,7 @@ def length_reward(
     length_correct: Sequence[float] = (1.0, 0.5),
     length_wrong: Sequence[float] = (0.0, -0.5),
     **columns: Any,
-) -> list[float | None]:
+) -> Any:
     """A value that glides with the length, on half a cosine for right answers and on another for wrong ones.
 
     `long + (short - long) * (1 + cos(pi * min(tokens / horizon, 1))) / 2`, so that beyond the horizon nothing changes.
@@ -49,20 +49,20 @@ def length_reward(
         length_correct: The value of a right answer of no length, and of one at the horizon.
         length_wrong: The same of a wrong answer.
         columns: For `accuracy_func`.
+
+    Returns:
+        One value per completion; awaitable where those of `accuracy_func` are.
     """
     if completion_ids is None:
         raise ValueError("length_reward counts tokens: it needs completion_ids.")
     if accuracy_func is None:
         raise ValueError("length_reward needs an accuracy reward to tell right from wrong: name one in accuracy_func.")
+    shares = [min(len(ids) / length_horizon, 1.0) for ids in completion_ids]
+    curves = [[_glide(*ends, share) for share in shares] for ends in (length_correct, length_wrong)]
     accuracies = accuracy_func(prompts, completions, completion_ids, **columns)
-    rewards: list[float | None] = []
-    for accuracy, ids in zip(accuracies, completion_ids, strict=True):
-        if accuracy is None:
-            rewards.append(None)
-        else:
-            short, long = length_correct if accuracy >= length_correct_from else length_wrong
-            rewards.append(_glide(short, long, len(ids) / length_horizon))
-    return rewards
+    if inspect.isawaitable(accuracies):
+        return _choose_later(accuracies, length_correct_from, *curves)
+    return _choose(accuracies, length_correct_from, *curves)
 
 
 def repetition_reward(
@@ -96,21 +96,39 @@ def choose_length_accuracy(funcs: list[Callable[..., Any]], find_accuracy: Calla
     """The reward that tells right from wrong for `length`; None where `length` is not among the functions.
 
     Raises:
-        ValueError: it is a coroutine function, or `length` itself.
+        ValueError: it is `length` itself.
     """
     if length_reward not in funcs:
         return None
     accuracy = find_accuracy()
-    if accuracy is length_reward or inspect.iscoroutinefunction(accuracy):
-        raise ValueError(
-            f"the reward `length` cannot take {accuracy.__name__} to tell right from wrong: name another reward with "
-            "--length_accuracy."
-        )
+    if accuracy is length_reward:
+        raise ValueError("the reward `length` cannot tell right from wrong: name another with --length_accuracy.")
     return accuracy
 
 
+def follow_accuracy(funcs: list[Callable[..., Any]], accuracy: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """The functions, of which `length` runs where the accuracy reward that it calls asks to run."""
+    for func in funcs:
+        if func.__name__ == length_reward.__name__ and hasattr(accuracy, "runs_in"):
+            func.runs_in = accuracy.runs_in
+    return funcs
+
+
+async def _choose_later(accuracies: Awaitable[list[float | None]], *others: Any) -> list[float | None]:
+    return _choose(await accuracies, *others)
+
+
+def _choose(
+    accuracies: Sequence[float | None], least: float, if_right: list[float], if_wrong: list[float]
+) -> list[float | None]:
+    return [
+        None if accuracy is None else right if accuracy >= least else wrong
+        for accuracy, right, wrong in zip(accuracies, if_right, if_wrong, strict=True)
+    ]
+
+
 def _glide(short: float, long: float, share: float) -> float:
-    return long + (short - long) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+    return long + (short - long) * (1 + math.cos(math.pi * share)) / 2
 
 
 def _score_repetition(text: str, size: int) -> float:
