@@ -2,13 +2,13 @@
 
 import importlib.util
 import re
+import warnings
 from dataclasses import dataclass, field, fields
 
 from trl import ModelConfig
 
-from open_r1.completions import get_answer_contract
+from open_r1.data_arguments import DataArguments
 from open_r1.reward_arguments import RewardArguments
-from open_r1.tasks import Task, find_task_of_template, get_task
 
 
 MODEL_PARTS = ("language", "projector", "vision")
@@ -26,61 +26,6 @@ def _doc(text: str, default=None, **kwargs):
 
 
 @dataclass
-class DataArguments:
-    """Rows and images, for every script that trains."""
-
-    data_file_paths: list[str] = field(
-        default_factory=list, metadata={"help": "JSONL files; several, or one string of them joined with ':'."}
-    )
-    image_folders: list[str] = field(
-        default_factory=list, metadata={"help": "Root folder of each file's images, in the same order and form."}
-    )
-    dataset_name: str | None = _doc("Dataset name of rows that carry none. Default: the name of their file.")
-    on_bad_data: str = _doc(
-        "What to do when rows cannot be used: refuse to start, or leave them out and say how many.",
-        "error",
-        choices=["error", "skip"],
-    )
-    verify_images: str = _doc(
-        "Check images before training by decoding each (finds truncated files) or by existence only.",
-        "decode",
-        choices=["decode", "exists"],
-    )
-    task_type: str | None = _doc(
-        "What the rows ask for: iqa, rec, vqa, … (docs/tasks.md); says what follows the question, and what the "
-        "rewards accuracy and format mean. Default: by --question_template, iqa where neither is given."
-    )
-    question_template: str | None = _doc(
-        "Instruction that follows the question: its name, or a text file with {Question} in it. Default: the task's."
-    )
-    min_pixels: int | None = _doc("Images are enlarged to at least this many pixels. Default: the checkpoint's.")
-    max_pixels: int | None = _doc("Images are reduced to at most this many pixels. Default: the checkpoint's.")
-
-    def __post_init__(self):
-        for name in ("data_file_paths", "image_folders"):
-            if isinstance(getattr(self, name), str):  # one value in a YAML file
-                setattr(self, name, [getattr(self, name)])
-        if not self.data_file_paths:
-            raise ValueError("--data_file_paths is missing: name at least one JSONL file.")
-        if not self.image_folders:
-            raise ValueError("--image_folders is missing: name the root folder of the images, one per data file.")
-        if self.task_type is None:
-            self.task_type = find_task_of_template(self.question_template or "scoring")
-        if self.question_template is None:
-            self.question_template = self.task.question_template
-        get_answer_contract(self.question_template)
-
-    @property
-    def task(self) -> Task:
-        return get_task(self.task_type)
-
-    @property
-    def all_file_paths(self) -> list[str]:
-        """Every JSONL file of the run, each string perhaps several."""
-        return self.data_file_paths
-
-
-@dataclass
 class GRPOScriptArguments(RewardArguments, DataArguments):
     """What to train on with GRPO, and for what."""
 
@@ -95,10 +40,18 @@ class GRPOScriptArguments(RewardArguments, DataArguments):
         "Check options, rows, rewards and some prompts, print what the run would do, and stop before loading weights.",
         False,
     )
+    is_reward_customized_from_vlm_module: bool = _doc("Deprecated: --task_type says what the rewards mean.", False)
 
     def __post_init__(self):
         DataArguments.__post_init__(self)
         RewardArguments.__post_init__(self)
+        if self.is_reward_customized_from_vlm_module:
+            warnings.warn(
+                "--is_reward_customized_from_vlm_module does nothing: --task_type says which rewards the names "
+                "accuracy and format stand for, whatever the model.",
+                FutureWarning,
+                stacklevel=2,
+            )
         for name in ("eval_data_file_paths", "eval_image_folders"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
@@ -108,14 +61,17 @@ class GRPOScriptArguments(RewardArguments, DataArguments):
             raise ValueError(
                 "--val_split_ratio holds rows of the training data out, --eval_data_file_paths names others: give one."
             )
-        if bool(self.eval_data_file_paths) != bool(self.eval_image_folders):
+        is_rooted = self.image_root is not None or all(path.endswith(".yaml") for path in self.eval_data_file_paths)
+        if bool(self.eval_data_file_paths) != bool(self.eval_image_folders) and not (
+            is_rooted and self.eval_data_file_paths
+        ):
             raise ValueError(
                 "--eval_data_file_paths and --eval_image_folders belong together: name a folder for each file."
             )
 
     @property
     def all_file_paths(self) -> list[str]:
-        return [*self.data_file_paths, *self.eval_data_file_paths]
+        return [*super().all_file_paths, *self.eval_data_file_paths]
 
 
 @dataclass

@@ -36,13 +36,15 @@ def parse_arguments(argv: list[str]) -> "tuple[SFTScriptArguments, ColdStartConf
 
 
 def load_records(paths: list[str]) -> dict[str, dict]:
-    """The JSONL rows as they stand, by their `source` ("file.jsonl:12"), as far as they are JSON."""
+    """The rows as their files have them, by their `source` ("file.jsonl:12"), as far as they are JSON."""
+    from open_r1.data.reading import read_entries
+    from open_r1.data.sources import RowSource
+
     records = {}
     for path in paths:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                with contextlib.suppress(ValueError):  # the loader has reported these
-                    records[f"{path}:{number}"] = json.loads(line)
+        for number, entry in read_entries(RowSource(file=path, image_root="", dataset_name="")):
+            with contextlib.suppress(ValueError):  # the loader has reported these
+                records[f"{path}:{number}"] = json.loads(entry) if isinstance(entry, bytes) else entry
     return records
 
 
@@ -50,20 +52,22 @@ def load_data(script_args: "SFTScriptArguments", seed: int) -> "Dataset":
     """Rows with `prompt`, `completion` (conversations) and `images`, which are opened when a row is read."""
     from open_r1.cold_start import compose_completion
     from open_r1.completions import get_answer_contract
-    from open_r1.data.jsonl import load_jsonl_dataset, split_paths
+    from open_r1.data.loading import load_rows
     from open_r1.data.media import load_image
+    from open_r1.data.sources import JSON_SUFFIXES, list_data_files
 
+    if script_args.use_huggingface_dataset:
+        raise ValueError("--use_huggingface_dataset: the cold start reads what to write from JSONL files; export it.")
     contract = get_answer_contract(script_args.question_template)
-    paths = split_paths(script_args.data_file_paths)
-    dataset = load_jsonl_dataset(
-        paths,
-        split_paths(script_args.image_folders),
-        contract=contract,
+    dataset = load_rows(
+        script_args,
+        script_args.data_file_paths,
+        script_args.image_folders,
+        split="train",
+        seed=seed,
         require_mos=False,
-        dataset_name=script_args.dataset_name,
-        on_bad_data=script_args.on_bad_data,
-        verify_images=script_args.verify_images,
     )
+    paths = [path for path in list_data_files(script_args.data_file_paths) if path.endswith(JSON_SUFFIXES)]
     records = load_records(paths)
 
     def add_completion(row: dict) -> dict:

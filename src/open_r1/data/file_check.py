@@ -6,7 +6,7 @@ sizes and times of change, by which a stored table is known to be still true.
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
@@ -16,6 +16,11 @@ from open_r1.data.media import check_image
 VERIFY_CHOICES = ("decode", "exists", "none")
 _MAX_THREADS = 8
 _PROGRESS_BAR_AFTER = 3.0  # seconds
+
+
+def count_threads() -> int:
+    """Threads that decode pictures."""
+    return min(_MAX_THREADS, os.cpu_count() or 1)
 
 
 class FileChecker:
@@ -33,7 +38,7 @@ class FileChecker:
     def __enter__(self) -> "FileChecker":
         from tqdm import tqdm
 
-        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
+        self._pool = ThreadPoolExecutor(count_threads())
         self._progress = tqdm(desc="checking images", unit="img", delay=_PROGRESS_BAR_AFTER)
         return self
 
@@ -53,7 +58,7 @@ class FileChecker:
         if self.verify != "none":
             self._look_for(paths, find=os.path.exists)
 
-    def _look_for(self, paths: Iterable[str], find=os.path.isfile) -> None:
+    def _look_for(self, paths: Iterable[str], find: Callable[[str], bool] = os.path.isfile) -> None:
         new = self._take_new(paths)
         self._note(new, (None if _exists(find, path) else "no such file" for path in new))
 
@@ -87,7 +92,7 @@ def compute_state(paths: Iterable[str]) -> str:
     return f"{total % 2**128:032x}"
 
 
-def _exists(find, path: str) -> bool:
+def _exists(find: Callable[[str], bool], path: str) -> bool:
     try:
         return find(path)
     except ValueError:  # a NUL in the name

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 
-ImageSource = str | os.PathLike | Mapping[str, Any]  # a path, or {"bytes", "path"} as data sets of Hugging Face have it
+# A path, or {"bytes", "path"} as data sets of Hugging Face have it.
+ImageSource = str | os.PathLike | Mapping[str, Any]
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 

@@ -108,32 +108,37 @@ def _read_list(file: str) -> list[Any]:
 class RowReader:
     """Turns files into tables and collects what cannot be used.
 
-    Args:
-        options: How to read.
-
     After `read_tables` has come to its end, `bad_rows` are in order of files and lines, `bad_files` are what rows name
     and cannot be used, and `state` is that of all files that were checked.
+
+    Args:
+        sources: The files, in the order of the rows.
+        options: How to read.
     """
 
-    def __init__(self, options: LoadOptions):
+    def __init__(self, sources: Sequence[RowSource], options: LoadOptions):
+        self.sources = sources
         self.options = options
+        self.name = ", ".join(source.file for source in sources)
+        self.num_usable = 0
         self.bad_rows: list[BadRow] = []
         self.bad_files: list[str] = []
         self.state = ""
 
-    def read_tables(self, sources: Sequence[RowSource]) -> "Iterator[pa.Table]":
+    def read_tables(self) -> "Iterator[pa.Table]":
         """Tables of usable rows, in order; none any more once a bad row has been found that must not be skipped."""
         features = build_features()
         with FileChecker(self.options.verify_images) as checker:
-            for source in sources:
+            for source in self.sources:
                 placed = self._place_rows(source)
                 while chunk := list(islice(placed, _CHUNK)):
                     rows = self._keep_usable(chunk, checker)
+                    self.num_usable += len(rows)
                     if rows and not (self.bad_rows and self.options.on_bad_data == "error"):
                         yield build_table(rows, self.options.contract, features)
             self.state = checker.compute_state()
             self.bad_files = list(checker.reasons)
-        order = {source.file: index for index, source in enumerate(sources)}
+        order = {source.file: index for index, source in enumerate(self.sources)}
         self.bad_rows.sort(key=lambda bad: (order[bad.file], bad.line))
 
     def _place_rows(self, source: RowSource) -> Iterator[PlacedRow]:

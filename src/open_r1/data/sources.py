@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_r1.data.mixtures import is_mixture, read_mixture
+from open_r1.data.paths import split_paths
 from open_r1.data.subsets import Sampling
 
 
@@ -70,6 +71,22 @@ def resolve_sources(
     for entry, name in zip(entries, names, strict=True):
         entry.setdefault("dataset_name", options.dataset_name or name)
     return [RowSource(**entry) for entry in entries]
+
+
+def list_data_files(values: Sequence[str]) -> list[str]:
+    """Every file that a run reads rows from: mixtures and what they name, and what describes a data set on disk.
+
+    Args:
+        values: Files, perhaps joined with ':', and data sets of Hugging Face.
+    """
+    files: list[str] = []
+    for path in split_paths(values):
+        if os.path.isdir(path):
+            files += sorted(str(found) for found in Path(path).rglob("*.json"))
+        elif os.path.isfile(path):
+            files.append(path)
+            files += [entry["file"] for entry in (read_mixture(path, seed=0) if is_mixture(path) else [])]
+    return files
 
 
 def name_files(files: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_r1.configs import DataArguments, GRPOModelConfig
-from open_r1.data.jsonl import split_paths
+from open_r1.data.sources import list_data_files
 from open_r1.trainer.checkpoints import find_damage, find_last_complete
 from open_r1.utils.provenance import write_run_info
 
@@ -70,7 +70,7 @@ def train_and_save(
     """
     if trainer.is_world_process_zero():
         configs = {"script": script_args, "training": trainer.args, "model": model_args}
-        write_run_info(trainer.args.output_dir, configs, split_paths(script_args.all_file_paths))
+        write_run_info(trainer.args.output_dir, configs, list_data_files(script_args.all_file_paths))
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.interrupted_by:
         name = signal.Signals(trainer.interrupted_by).name
