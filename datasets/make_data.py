@@ -131,8 +131,9 @@ def list_sources(args: argparse.Namespace) -> list[Source]:
     roots = args.root or [None]
     roots = roots * len(cards) if len(roots) == 1 else roots
     names = [args.dataset_name or card.name for card in cards]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a data set is named twice in {', '.join(names)}")
+    folders = [*names, args.combined_name] if len(names) > 1 else names
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"each name can be that of one folder only: {', '.join(map(str, folders))}")
     missing = [str(root) for root in roots if root is not None and not root.is_dir()]
     if missing:
         raise ValueError(f"--root must be folders; there is no {' and no '.join(missing)}")
@@ -246,8 +247,8 @@ def write_parts(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
             write_jsonl(path, rows[split])
 
 
-def combine(args: argparse.Namespace, results: Sequence[Result]) -> Path:
-    """Writes the rows of all data sets into one file for each part, with new ids; returns their image folder."""
+def combine(args: argparse.Namespace, results: Sequence[Result]) -> None:
+    """Writes the rows of all data sets into one file for each part, with new ids and images from a common folder."""
     folder = args.output_dir / (args.combined_name or "-".join(result.source.name for result in results))
     roots = [result.source.root.absolute() for result in results]
     common = Path(os.path.commonpath(roots))
@@ -262,7 +263,6 @@ def combine(args: argparse.Namespace, results: Sequence[Result]) -> Path:
     write_parts(folder, combined)
     print(f"wrote {folder}, all data sets together: {' '.join(f'{split} {len(combined[split])}' for split in SPLITS)}")
     print(f"  --image_folders {common}")
-    return common
 
 
 def main(argv: Sequence[str] | None = None) -> None:

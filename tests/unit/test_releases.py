@@ -567,6 +567,12 @@ def test_several_data_sets_are_written_one_by_one_and_together(tmp_path, is_one_
     assert (out / "KADID-10K-TID2013" / "RL-KADID-10K-TID2013_train_scoring.jsonl").is_file()
 
 
+@pytest.mark.parametrize("names", [("TID2013", "tid2013"), ("TID2013", "KADID-10K", "--combined_name", "TID2013")])
+def test_data_sets_do_not_overwrite_each_other(tmp_path, names):
+    with pytest.raises(ValueError, match="one folder only: TID2013"):
+        run(tmp_path, "--root", tmp_path, "--dataset", *names)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
