@@ -8,27 +8,23 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
+from open_r1.utils.answers import split_vietnamese_words
+
 
 _WORD = re.compile(r"\w+")
-_OPENINGS = {"vi": "vì", "en": "because"}  # of an explanation, left out of predictions and references alike
+_OPENINGS = ("vì", "because")  # of an explanation, left out of predictions and references alike
 _PTB_PUNCTUATION = frozenset(("''", "'", "``", "`", "-lrb-", "-rrb-", "-lcb-", "-rcb-", *".?!,:-;", "--", "..."))
 
 Tokenizer = Callable[[Sequence[str]], list[list[str]]]
 
 
-def split_syllables(text: str) -> list[str]:
-    """Lower-case words of letters and digits, in composed Unicode (NFC), without punctuation.
-
-    In Vietnamese these are syllables; in English, words.
-
-    >>> split_syllables("Vì có người đang LƯỚT sóng.")
-    ['vì', 'có', 'người', 'đang', 'lướt', 'sóng']
-    """
-    return _WORD.findall(unicodedata.normalize("NFC", text).lower())
-
-
 def tokenize_syllables(texts: Sequence[str]) -> list[list[str]]:
-    return [split_syllables(text) for text in texts]
+    """Lower-case words of letters and digits in composed Unicode (NFC), without punctuation; Vietnamese: syllables.
+
+    >>> tokenize_syllables(["Vì có ba con CHÓ.", "A dog's bed"])
+    [['vì', 'có', 'ba', 'con', 'chó'], ['a', 'dog', 's', 'bed']]
+    """
+    return [_WORD.findall(unicodedata.normalize("NFC", text).lower()) for text in texts]
 
 
 def tokenize_ptb(texts: Sequence[str]) -> list[list[str]]:
@@ -57,13 +53,13 @@ def drop_opening(tokens: list[str]) -> list[str]:
     >>> drop_opening(["because", "it", "rains"])
     ['it', 'rains']
     """
-    return tokens[1:] if tokens and tokens[0] in _OPENINGS.values() else tokens
+    return tokens[1:] if tokens and tokens[0] in _OPENINGS else tokens
 
 
 def tokenize_explanation(text: str) -> list[str]:
-    """Syllables of an explanation, without its opening word.
+    """Syllables of an explanation without its opening word, alike wherever a tone is written ("hòa", "hoà").
 
-    >>> tokenize_explanation("Vì trời mưa.")
-    ['trời', 'mưa']
+    >>> tokenize_explanation("Vì có ba con chó.") == tokenize_explanation("có ba con CHÓ")
+    True
     """
-    return drop_opening(split_syllables(text))
+    return drop_opening(split_vietnamese_words(text))
