@@ -57,6 +57,11 @@ def test_no_encoder_is_asked_for_where_nothing_is_compared():
     assert rewards == [0.0, None]
 
 
+def test_a_contract_without_steps_is_refused():
+    with pytest.raises(ValueError, match="--question_template rec have no reasoning steps: take vqa"):
+        reasoning_reward([None], as_completions("{}"), reference_steps=[REFERENCE], question_template="rec")
+
+
 def test_the_number_of_steps_is_logged():
     logged = {}
     reasoning_reward(

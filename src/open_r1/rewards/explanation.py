@@ -27,6 +27,7 @@ def explanation_reward(
     completions: list[list[dict[str, str]]],
     completion_ids: list[list[int]] | None = None,
     *,
+    question_template: str = "vivqa",
     document_frequencies: "DocumentFrequencies | None" = None,
     explanation_alpha: float = 0.5,
     explanation_clip_model: str = "sentence-transformers/clip-ViT-B-32-multilingual-v1",
@@ -61,8 +62,9 @@ def explanation_reward(
 
     Args:
         prompts: Not read.
-        completions: Answers as the contract `vivqa` has them.
+        completions: Answers with an explanation.
         completion_ids: Not read.
+        question_template: Contract of the completions.
         document_frequencies: Of the training references (`count_explanations`).
         explanation_alpha: Weight of CIDEr, from 0 to 1.
         explanation_clip_model: Folder or hub name of the image-text encoder, or of a text tower.
@@ -72,7 +74,8 @@ def explanation_reward(
         columns: `explanations`, `image_path`; `solution` where a row has no `explanations`.
 
     Raises:
-        ValueError: alpha outside 0 to 1, no document frequencies where CIDEr counts, or no range for SigLIP.
+        ValueError: alpha outside 0 to 1, no document frequencies where CIDEr counts, no range for SigLIP, or a
+            contract without explanations.
     """
     if not 0 <= explanation_alpha <= 1:
         raise ValueError(f"explanation_alpha is {explanation_alpha}; take a value from 0 to 1")
@@ -84,7 +87,9 @@ def explanation_reward(
     from open_r1.utils.encoders import load_image_text_encoder
     from open_r1.utils.text_tokens import tokenize_explanation
 
-    contract = get_answer_contract("vivqa")
+    contract = get_answer_contract(question_template)
+    if "explain" not in contract.sections:
+        raise ValueError(f"answers by --question_template {question_template} have no explanation: take vivqa")
     texts = [contract.read_explanation(completion[-1]["content"]) or "" for completion in completions]
     references = _find_references(columns)
     scored = [i for i, text in enumerate(texts) if references[i] and tokenize_explanation(text)]

@@ -5,7 +5,7 @@ Scope: one completion. The counting is that of `utils.step_matching`, which the 
 
 from typing import TYPE_CHECKING, Any
 
-from open_r1.completions import get_answer_contract
+from open_r1.completions import JsonContract, get_answer_contract
 
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ def reasoning_reward(
     completions: list[list[dict[str, str]]],
     completion_ids: list[list[int]] | None = None,
     *,
+    question_template: str = "vqa",
     reasoning_encoder: str = "all-MiniLM-L6-v2",
     reasoning_threshold: float | None = None,
     reasoning_matching: str = "greedy",
@@ -44,17 +45,23 @@ def reasoning_reward(
 
     Args:
         prompts: Not read.
-        completions: Answers as the contract `vqa` has them.
+        completions: Answers with steps.
         completion_ids: Not read.
+        question_template: Contract of the completions.
         reasoning_encoder: Folder or hub name of the sentence encoder.
         reasoning_threshold: Cosine above which two steps match; None: the encoder's own.
         reasoning_matching: "greedy", as published, or "maximum": as many pairs as there can be.
         reward_device: Where the encoder runs.
         columns: `reference_steps`.
+
+    Raises:
+        ValueError: the contract of the completions has no steps.
     """
     from open_r1.utils.step_matching import get_threshold
 
-    contract = get_answer_contract("vqa")
+    contract = get_answer_contract(question_template)
+    if not isinstance(contract, JsonContract):
+        raise ValueError(f"answers by --question_template {question_template} have no reasoning steps: take vqa")
     predictions = [contract.read_steps(completion[-1]["content"]) or [] for completion in completions]
     references = [_drop_blank(steps) for steps in columns["reference_steps"]]
     threshold = get_threshold(reasoning_encoder) if reasoning_threshold is None else reasoning_threshold
