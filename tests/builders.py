@@ -1,6 +1,7 @@
 """Small things that tests of several tiers build: images, conversations, data sets."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,3 +49,36 @@ def write_iqa_data(folder: Path, num_rows: int, name: str = "train.jsonl") -> tu
     path = folder / name
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path, folder
+
+
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    rate: int = 10,
+    times: list[int] | None = None,
+    codec: str = "mpeg4",
+    **options: str,
+) -> Path:
+    """Writes frames (T, H, W, 3) as a video file.
+
+    Args:
+        path: Its suffix is the container.
+        frames: What it shows.
+        rate: Frames per second.
+        times: When each frame is shown, in hundredths of a second; in place of the rate.
+        codec: Of FFmpeg.
+        options: Of the container.
+    """
+    import av
+
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=rate if times is None else 100)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for number, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            if times is not None:
+                picture.pts, picture.time_base = times[number], Fraction(1, 100)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
