@@ -1,7 +1,7 @@
 """Checks the files that rows name, each once, and remembers in what state they were.
 
-Images are decoded in full, or looked for, or left alone; videos are looked for. The state is one number out of paths,
-sizes and times of change, by which a stored table is known to be still true.
+Images are decoded in full, and videos as far as training would; or both are looked for, or left alone. The state is
+one number out of paths, sizes and times of change, by which a stored table is known to be still true.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 from open_r1.data.media import check_image
+from open_r1.data.video import check_video
 
 
 VERIFY_CHOICES = ("decode", "exists", "none")
@@ -55,7 +56,10 @@ class FileChecker:
 
     def check_videos(self, paths: Iterable[str]) -> None:
         """A video is a file, or a folder of its frames."""
-        if self.verify != "none":
+        if self.verify == "decode":
+            new = self._take_new(paths)
+            self._note(new, self._pool.map(check_video, new))
+        elif self.verify == "exists":
             self._look_for(paths, find=os.path.exists)
 
     def _look_for(self, paths: Iterable[str], find: Callable[[str], bool] = os.path.isfile) -> None:
