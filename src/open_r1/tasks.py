@@ -87,6 +87,11 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
+def list_other_names(name: str) -> list[str]:
+    """The other names of a task."""
+    return [other for other, meaning in _OTHER_NAMES.items() if meaning == name]
+
+
 def find_task_of_template(question_template: str) -> str:
     """The task that is meant where only a template is named: the one whose own it is, else "default"."""
     return next((name for name, task in TASKS.items() if task.question_template == question_template), "default")

@@ -3,10 +3,8 @@
 import asyncio
 import doctest
 import inspect
-import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from open_r1.rewards import REWARD_FUNCS, build_reward_funcs, format, overlong, 
 from open_r1.tasks import TASKS
 
 
-DOCS = Path(__file__).parents[2] / "docs" / "rewards.md"
 GOOD = "<think>sharp, little noise</think>\n<answer>4.25</answer>"
 REWARD_FILE = '''
 """A user's own rewards."""
@@ -174,14 +171,6 @@ def test_the_examples_in_the_docstrings_hold(module):
     results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
-
-
-def test_the_example_in_the_documentation_is_a_reward(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    path = tmp_path / "my_rewards.py"
-    path.write_text(textwrap.dedent(code))
-    (reward,) = build_reward_funcs([f"{path}:brevity_reward"], brevity_limit=4)
-    assert reward([], as_completions("1234", "123456", "123456789")) == [1.0, 0.5, 0.0]
 
 
 def test_importing_the_rewards_loads_no_heavy_library():

@@ -15,9 +15,20 @@ def overlong_reward(
     overlong_cache: int | None = None,
     **columns: Any,
 ) -> list[float]:
-    """0.0 up to `overlong_cache` tokens before the limit, from there falling in a straight line to -1.0 at the limit.
+    """A penalty that grows as a completion comes near the limit where it would be cut off.
 
-    DAPO, arXiv 2503.14476, Eq. 13. Range [-1, 0].
+    So length is kept in check by the reward and not by truncation. For *n* tokens, with *L* =
+    `--max_completion_length` and *c* = `--overlong_cache` (default: a fifth of *L*, as in the paper):
+
+        r = 0 for n ≤ L − c;   (L − c − n) / c up to n = L;   −1 beyond
+
+    It is meant to be added to an accuracy reward: `--reward_funcs accuracy format overlong`. The ending token counts.
+    The other remedy of the paper, leaving completions that were cut off out of the loss, is
+    `--mask_truncated_completions` ([algorithms.md](algorithms.md)).
+
+    Range: -1 to 0.
+    Scope: completion.
+    Source: *DAPO: An Open-Source LLM Reinforcement Learning System at Scale*, arXiv 2503.14476, Eq. 13.
 
     >>> lengths = [80, 90, 100, 101]
     >>> options = {"max_completion_length": 100, "overlong_cache": 20}

@@ -36,12 +36,42 @@ def fidelity_reward(
     ranking_scope: str = "global",
     **columns: Any,
 ) -> list[float | None]:
-    """Rewards a score for ordering its image rightly among those of the batch. Range 0 to 1.0010005.
+    """Reinforcement learning to rank: a score is rewarded for ordering its image rightly among those of the batch.
 
-    An unreadable score gets 0. A group without a usable MOS or without any partner abstains. Logs, the same on every
-    device, `ranking/partners`, the mean number of groups that a group was compared with, `ranking/unreadable`, the
-    share of scores that could not be read, and `ranking/gathered_bytes`, what each device received, eight bytes a
-    number.
+    The absolute value of a score does not matter. For completion *j* of image *i* with score *q_ij*, against another
+    image *k* with mean score *μ_k*, and *σ²* the unbiased variances of the two groups' scores:
+
+        p_ijk = Φ( (q_ij − μ_k) / sqrt(σ²_i + σ²_k + γ) )                       γ = 1e-6
+        t_ik  = 1, 0 or ½  where MOS_i is above, below or equal to MOS_k
+        r_ij  = mean over k of  sqrt(p t + ε) + sqrt((1 − p)(1 − t) + ε)        ε = 1e-6
+
+    ε is the released code's; the paper has none. The tests compare with rewards computed by the released code (8
+    cases, to 1e-5). In the example below the better image (MOS 4.5) got 2 and 4, the worse one 3 and nothing that can
+    be read, so its variance is 0. For the first, z = ∓1/√2, p = 0.24 and 0.76, r = √p = 0.49 and 0.87; the second
+    sees mean 3: r = √½ = 0.71.
+
+    * Compared are images of one data set only (`dataset_name`), and never two copies of one image.
+    * All devices' images are partners. `--ranking_scope device` compares those of one device only, as the released
+      code does; rewards then depend on how many devices there are.
+    * An unreadable score earns 0 and enters no mean or variance. A group without a MOS or without a single partner
+      abstains: its rewards are None and do not count.
+    * `ranking/partners` logs the mean number of partners; near 0 means that there is nothing to rank by, so enlarge
+      the batch, or deal the rows by data set (`--sampling dataset_homogeneous`,
+      [data.md](data.md#several-data-sets)). `ranking/unreadable` logs the share of scores that could not be read. Both
+      are of all devices, whatever the scope.
+    * What devices exchange is one list of numbers per call: four labels and G scores for each group, never an image.
+      `ranking/gathered_bytes` logs what each device received, at 8 bytes a number (pickled, as they travel, about 9).
+      Eight devices with 8 images of 6 completions each: 64 × 10 numbers, 5 kB. The rewards of four processes are those
+      of one process that holds the whole batch, to 1e-6 (`tests/e2e/test_rewards_ranking_ranks.py`).
+    * Ablations of the paper: `--ranking_variance fixed` (σ² = 1 everywhere); `--ranking_reward binary` (1 where the
+      order is right, else 0); `--ranking_reward probability_average` (Eq. 7; here p is the mean of Φ over the
+      partner's single scores instead of Φ at their mean).
+
+    Range: 0 to 1.001.
+    Scope: global batch.
+    Needs: columns `dataset_name`, `mos` (or a number in `solution`), and `image_path` (or `id`).
+    Source: *VisualQuality-R1: Reasoning-Induced Image Quality Assessment via Reinforcement Learning to Rank*,
+        arXiv 2505.14460, Eq. 1-4.
 
     >>> texts = ["<answer>2</answer>", "<answer>4</answer>", "<answer>3</answer>", "no answer"]
     >>> rewards = fidelity_reward(

@@ -5,9 +5,11 @@ or takes too long, and started afresh for the next one.
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,7 +73,8 @@ class RewardProcesses:
         """Ends all workers, whatever they are doing."""
         workers, self._workers = self._workers, []
         for worker in workers:
-            worker.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)  # with whatever it started
         for worker in workers:
             worker.wait()
 
