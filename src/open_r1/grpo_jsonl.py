@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from open_r1.utils.compat import speed_up_help
@@ -35,9 +35,10 @@ def parse_arguments(argv: list[str]) -> "tuple[GRPOScriptArguments, GRPOConfig, 
 
     from open_r1.configs import GRPOModelConfig, GRPOScriptArguments
     from open_r1.trainer.grpo_config import GRPOConfig
+    from open_r1.utils.old_options import replace_old_options
 
     parser = TrlParser((GRPOScriptArguments, GRPOConfig, GRPOModelConfig), prog="grpo_jsonl")
-    return parser.parse_args_and_config(argv)
+    return parser.parse_args_and_config(replace_old_options(argv))
 
 
 def load_data(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> "tuple[Dataset, Dataset | None]":
@@ -49,6 +50,7 @@ def load_data(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -
     choice = {
         "seed": training_args.seed if training_args.data_seed is None else training_args.data_seed,
         "require_mos": script_args.task.needs_mos,
+        "reward_methods": find_reward_methods(script_args),
     }
     train_split, test_split = script_args.dataset_train_split, script_args.dataset_test_split
     files, folders = script_args.data_file_paths, script_args.image_folders
@@ -64,6 +66,15 @@ def load_data(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -
     if num_shared:
         logger.warning("%d of %d validation rows show an image of the training data", num_shared, len(eval_dataset))
     return dataset, eval_dataset
+
+
+def find_reward_methods(script_args: "GRPOScriptArguments") -> Iterable[str] | None:
+    """The known values of `accu_reward_method`, where a reward goes by them; None: none does."""
+    from open_r1.tasks import REWARD_METHODS
+
+    short_names = script_args.task.rewards
+    names = {short_names.get(name, name) for name in script_args.reward_funcs}
+    return REWARD_METHODS if "method_accuracy" in names else None
 
 
 def check_validation_options(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> None:
@@ -113,13 +124,16 @@ def set_data_options(
     script_args: "GRPOScriptArguments", reward_funcs: list[Callable], train_dataset: "Dataset"
 ) -> list[Callable]:
     """The rewards with what they must know of the whole training data: how common the words of explanations are."""
+    from open_r1.data.columns import read_column
+    from open_r1.data.columns import read_column
     from open_r1.rewards import get_option_names, set_options
     from open_r1.rewards.explanation import count_explanations
 
     needed = any("document_frequencies" in get_option_names(func) for func in reward_funcs)
     if not needed or script_args.explanation_alpha == 0:
         return reward_funcs
-    frequencies = count_explanations(list(train_dataset["explanations"]), list(train_dataset["solution"]))
+    columns = (list(read_column(train_dataset, name)) for name in ("explanations", "solution"))
+    frequencies = count_explanations(*columns)
     return [set_options(func, {"document_frequencies": frequencies}) for func in reward_funcs]
 
 
@@ -193,8 +207,8 @@ def print_plan(
         print(plan, flush=True)
 
 
-def main(argv: list[str] | None = None) -> None:
-    script_args, training_args, model_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+def run(script_args: "GRPOScriptArguments", training_args: "GRPOConfig", model_args: "GRPOModelConfig") -> None:
+    """Trains and saves, or prints the plan of `--dry_run`."""
     from open_r1.trainer.run import find_checkpoint, train_and_save
 
     checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
@@ -203,6 +217,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     trainer = build_trainer(script_args, training_args, model_args)
     train_and_save(trainer, checkpoint, script_args, model_args)
+
+
+def main(argv: list[str] | None = None) -> None:
+    run(*parse_arguments(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":
