@@ -125,6 +125,7 @@ def build_reward_funcs(
     unknown = sorted(options.keys() - known)
     if unknown:
         raise ValueError(f"no reward has the options {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    options["reward_options"] = dict(options)  # for a reward that calls others
     accuracy = choose_length_accuracy(funcs, lambda: find(length_accuracy))
     if accuracy is not None:
         options["accuracy_func"] = set_options(accuracy, options)

@@ -33,7 +33,7 @@ _MAX_DEPTH = 10  # of brackets
 _MEMORY_LIMIT = 4 << 30  # bytes of address space
 
 _MATHEMATICS = re.compile(r"\d|[\\^_=+*/<>{}()\[\]]")
-_PROSE = re.compile(r"[^\W\d_]{3,}")
+_PROSE = re.compile(r"[^\W\d_]{3,}|\b(?:or|and)\b")
 _FUNCTIONS = frozenset(
     ("sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "sqrt", "max", "min", "mod", "inf", "lim")
 )
