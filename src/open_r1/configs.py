@@ -75,6 +75,13 @@ class GRPOScriptArguments(RewardArguments, DataArguments):
 
 
 @dataclass
+class RecScriptArguments(GRPOScriptArguments):
+    """The same with the defaults of `grpo_rec`."""
+
+    task_type: str | None = _doc("What the rows ask for: rec, vqa, ic, odLength, … (docs/tasks.md).", "rec")
+
+
+@dataclass
 class SFTScriptArguments(DataArguments):
     """What to learn from in the cold start, and how the target text is made."""
 
