@@ -15,7 +15,7 @@ from typing import Any
 
 
 # Columns of a data row that are worth repeating with its completions.
-_LOGGED_COLUMNS = ("id", "dataset_name", "image_path", "problem", "solution", "mos", "source")
+_LOGGED_COLUMNS = ("id", "dataset_name", "image_path", "video_path", "problem", "solution", "mos", "source")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +89,12 @@ def _append(path: Path, records: list[GroupRecord] | list[EvalRecord]) -> None:
 def _format_debug_entry(record: GroupRecord, reward_name: str, text: str, reward: float | None) -> str:
     now = datetime.now().strftime("%d-%H-%M-%S-%f")
     title = reward_name.removesuffix("_reward").replace("_", " ").capitalize()
+    videos = f"video_path: {record.row['video_path']}\n" if record.row.get("video_path") else ""
     return (
         f"------------- {now} {title} reward: {reward} -------------\n"
         f"step: {record.step}\n"
         f"image_path: {record.row.get('image_path')}\n"
+        f"{videos}"
         f"problem: {record.row.get('problem')}\n"
         f"Content: {text}\n"
         f"Solution: {record.row.get('solution')}\n"
