@@ -204,16 +204,25 @@ def _parse_texts(record: dict[str, Any], keys: tuple[str, ...], problems: list[s
 
 def _parse_options(record: dict[str, Any], problems: list[str]) -> tuple[str, ...]:
     """The choices in the order of their letters, without labels of their own such as `A) `."""
-    key = "choices" if record.get("choices") else "options"
-    value = record.get(key)
-    if not value:
-        return ()
+    for key in ("choices", "options"):
+        value = record.get(key)
+        if isinstance(value, dict):  # a column of a data set has the letters of all its rows
+            value = {str(letter).strip().upper(): text for letter, text in value.items() if text is not None}
+        elif isinstance(value, list):
+            while value and value[-1] is None:
+                value = value[:-1]
+        if value:
+            return _read_options(key, value, problems)
+    return ()
+
+
+def _read_options(key: str, value: Any, problems: list[str]) -> tuple[str, ...]:
     choices = list(value) if isinstance(value, list) else []
-    if isinstance(value, dict):  # a column of a data set has the letters of all its rows
-        by_letter = {str(letter).strip().upper(): text for letter, text in value.items() if text is not None}
-        choices = [by_letter[letter] for letter in sorted(by_letter)]
-        if "".join(sorted(by_letter)) != _LETTERS[: len(by_letter)]:
-            problems.append(f"the letters of the {key} must be A, B, and so on, not {', '.join(sorted(by_letter))}")
+    if isinstance(value, dict):
+        letters = sorted(value)
+        choices = [value[letter] for letter in letters]
+        if "".join(letters) != _LETTERS[: len(letters)]:
+            problems.append(f"the letters of the {key} must be A, B, and so on, not {', '.join(letters)}")
             return ()
     is_usable = all(_is_text(text) or type(text) in (int, float) for text in choices)
     if not choices or not is_usable or len(choices) > len(_LETTERS):
