@@ -3,6 +3,7 @@
 import asyncio
 import doctest
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,13 @@ def test_an_async_function_from_a_file_can_be_awaited(reward_file):
 def test_a_file_without_that_function_names_those_it_has(reward_file, function):
     with pytest.raises(ValueError, match=f"no function '{function}'; it has: short_reward, slow_reward"):
         build_reward_funcs([f"{reward_file}:{function}"])
+
+
+def test_two_functions_of_a_file_are_of_one_module_until_it_changes(reward_file):
+    short, slow = build_reward_funcs([f"{reward_file}:short_reward", f"{reward_file}:slow_reward"])
+    assert short.__globals__ is slow.__globals__
+    os.utime(reward_file, ns=(0, 0))
+    assert build_reward_funcs([f"{reward_file}:short_reward"])[0].__globals__ is not short.__globals__
 
 
 def test_a_missing_reward_file_is_named():

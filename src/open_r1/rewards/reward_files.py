@@ -1,5 +1,6 @@
 """Reward functions of the user's own, out of Python files: `--reward_funcs path/to/file.py:function`."""
 
+import hashlib
 import importlib.util
 import inspect
 import sys
@@ -13,12 +14,19 @@ _PREFIX = "reward_file_"
 
 
 def load_reward_file(path: Path) -> ModuleType:
-    """Runs a file, as the module `reward_file_<its name>`; FileNotFoundError where there is none."""
+    """Runs a file, as a module of its own; once, unless it has changed. FileNotFoundError where there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"no reward file {path}")
-    spec = importlib.util.spec_from_file_location(f"{_PREFIX}{path.stem}", path)
+    path = path.resolve()
+    name = f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    changed_at = path.stat().st_mtime_ns
+    known = sys.modules.get(name)
+    if known is not None and known.changed_at == changed_at:
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    module.changed_at = changed_at
+    sys.modules[name] = module  # dataclasses look their module up, and so does whoever sends a function elsewhere
     spec.loader.exec_module(module)
     return module
 
@@ -26,7 +34,7 @@ def load_reward_file(path: Path) -> ModuleType:
 def list_reward_files() -> list[str]:
     """The files that were loaded, for another process to load them, too."""
     modules = [module for name, module in sys.modules.items() if name.startswith(_PREFIX)]
-    return [str(Path(module.__file__).resolve()) for module in modules]
+    return [module.__file__ for module in modules]
 
 
 def load_function(path: Path, function: str) -> Callable[..., Any]:
