@@ -103,28 +103,30 @@ def build_eval_metrics(script_args: "GRPOScriptArguments", eval_dataset: "Datase
 
 def build_rewards(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> list:
     from open_r1.rewards import build_reward_funcs
+    from open_r1.rewards.judge import add_grader
     from open_r1.rewards.overlong import choose_overlong_cache
     from open_r1.trainer.reward_models import build_reward_model
 
-    return build_reward_funcs(
+    judge = script_args.build_judge(os.environ)
+    reward_funcs = build_reward_funcs(
         script_args.reward_funcs,
         task_type=script_args.task_type,
         **script_args.reward_options,
         build_model=functools.partial(
             build_reward_model, device=script_args.reward_device, trust_remote_code=script_args.trust_remote_code
         ),
-        judge=script_args.build_judge(os.environ),
+        judge=judge,
         question_template=script_args.question_template,
         max_completion_length=training_args.max_completion_length,
         overlong_cache=choose_overlong_cache(training_args.max_completion_length, script_args.overlong_cache),
     )
+    return [add_grader(func, judge) for func in reward_funcs] if script_args.use_llm_judge else reward_funcs
 
 
 def set_data_options(
     script_args: "GRPOScriptArguments", reward_funcs: list[Callable], train_dataset: "Dataset"
 ) -> list[Callable]:
     """The rewards with what they must know of the whole training data: how common the words of explanations are."""
-    from open_r1.data.columns import read_column
     from open_r1.data.columns import read_column
     from open_r1.rewards import get_option_names, set_options
     from open_r1.rewards.explanation import count_explanations

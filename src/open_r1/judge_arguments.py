@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 
 def _doc(text: str, default=None, **kwargs):
+    """`aliases`: as the parents spell the option."""
     return field(default=default, metadata={"help": text, **kwargs})
 
 
@@ -19,9 +20,11 @@ class JudgeArguments:
 
     judge_base_url: str | None = _doc(
         "OpenAI-compatible server of the judge, such as http://localhost:11434/v1. Default: the environment variable "
-        "OPENAI_API_BASE."
+        "OPENAI_API_BASE.",
+        aliases=["--llm_judge_base_url"],
     )
-    judge_model: str | None = _doc("Name of the judge's model on that server.")
+    judge_model: str | None = _doc("Name of the judge's model on that server.", aliases=["--llm_judge_model"])
+    use_llm_judge: bool = _doc("Let the judge grade answers that the rules of `vqa_accuracy` leave open.", False)
     judge_api_key_env: str = _doc(
         "Environment variable that holds the server's key, if it wants one.", "OPENAI_API_KEY"
     )
@@ -48,6 +51,8 @@ class JudgeArguments:
 
         base_url = self.judge_base_url or environment.get("OPENAI_API_BASE")
         if self.judge_model is None:
+            if self.use_llm_judge:
+                raise ValueError("--use_llm_judge: name the judge with --judge_model and --judge_base_url.")
             if self.judge_base_url is not None:
                 raise ValueError(f"--judge_base_url {base_url}: name the model to ask there, with --judge_model.")
             return None

@@ -10,6 +10,7 @@ from judge_server import LIES, JudgeServer
 
 from open_r1.configs import GRPOScriptArguments
 from open_r1.rewards import build_reward_funcs
+from open_r1.rewards.judge import add_grader
 from open_r1.utils import judge_cache, judge_protocol
 from open_r1.utils.judge_client import JudgeClient, JudgeQuestion, JudgeSettings, count_outcomes, get_judge
 from open_r1.utils.judge_protocol import build_messages, parse_verdict, read_body
@@ -214,6 +215,30 @@ def test_llm_judge_reward_without_a_judge_is_refused():
         asyncio.run(reward([], []))
 
 
+def test_vqa_accuracy_reward_asks_the_judge_about_what_its_rules_leave_open(server):
+    judge = JudgeSettings(base_url=server.url, model="tiny", timeout_s=0.3, retries=0)
+    (reward,) = (add_grader(func, judge) for func in build_reward_funcs(["vqa_accuracy"]))
+    answers = ["two", "two", "3", "a cat", "a kitten", "a kitten"]
+    solutions = ["2", "2", "2", "cat", "a cat", "a cat"]
+    completions = [[{"role": "assistant", "content": json.dumps({"answer": answer})}] for answer in answers]
+    columns = {"problem": ["What?"] * 6, "solution": solutions}
+    logged = {}
+    assert reward([None] * 6, completions, log_metric=logged.__setitem__, **columns) == [1, 1, 0, 1, 0, 0]
+    assert logged == {"judge/answered": 1.0, "judge/cached": 1.0, "judge/failed": 0.0, "judge/unreadable": 0.0}
+    assert [json.loads(request["messages"][1]["content"])["candidate_answer"] for request in server.requests] == [
+        "a kitten"
+    ]
+    server.behaviour = "error"
+    completions[4][0]["content"] = json.dumps({"answer": "a puppy"})
+    assert reward([None] * 6, completions, **columns) == [1, 1, 0, 1, None, 0]
+    assert reward.__name__ == "vqa_accuracy_reward" and reward.runs_in == "thread"
+
+
+def test_a_reward_that_asks_no_grader_is_left_as_it_is():
+    (reward,) = build_reward_funcs(["format"])
+    assert add_grader(reward, None) is reward
+
+
 # ---- options ----------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +263,7 @@ def test_the_server_may_be_named_in_the_environment():
     "options, message",
     [
         ({"reward_funcs": ["llm_judge"]}, "llm_judge needs a judge"),
+        ({"use_llm_judge": True}, "--use_llm_judge: name the judge"),
         ({"judge_model": "tiny"}, "name its server with --judge_base_url"),
         ({"judge_base_url": "http://a/v1"}, "name the model to ask there, with --judge_model"),
         (

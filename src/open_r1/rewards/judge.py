@@ -3,10 +3,14 @@
 Scope: one completion. Transport, cache and prompt are those of `open_r1.utils.judge_client`.
 """
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from open_r1.completions import extract_answer, get_answer_contract
 from open_r1.utils.judge_client import JudgeQuestion, JudgeSettings, get_judge, log_outcomes
+from open_r1.utils.judge_grading import grade_together
 
 
 async def llm_judge_reward(
@@ -70,6 +74,27 @@ async def llm_judge_reward(
 
 
 llm_judge_reward.abstains_on_timeout = True
+
+
+def add_grader(func: Callable[..., Any], judge: JudgeSettings) -> Callable[..., Any]:
+    """The reward function with a judge for what its rules leave open; as it is where it has no option `answer_grader`.
+
+    The judge is asked about all such answers of a round at once. An answer without a verdict abstains. Logs what
+    `llm_judge_reward` logs.
+    """
+    if "answer_grader" not in inspect.signature(func).parameters:
+        return func
+
+    @functools.wraps(func)
+    def graded_reward(*args: Any, log_metric: Callable[[str, float], None] = _ignore, **columns: Any) -> Any:
+        rewards, verdicts = grade_together(
+            judge, lambda grader: func(*args, **columns, log_metric=_ignore, answer_grader=grader)
+        )
+        log_outcomes(verdicts, log_metric)
+        return rewards
+
+    graded_reward.runs_in, graded_reward.abstains_on_timeout = "thread", True
+    return graded_reward
 
 
 def _read_reference(solution: str | None) -> str | None:
