@@ -57,6 +57,7 @@ def write_video(
     rate: int = 10,
     times: list[int] | None = None,
     codec: str = "mpeg4",
+    rotation: int = 0,
     **options: str,
 ) -> Path:
     """Writes frames (T, H, W, 3) as a video file.
@@ -67,6 +68,7 @@ def write_video(
         rate: Frames per second.
         times: When each frame is shown, in hundredths of a second; in place of the rate.
         codec: Of FFmpeg.
+        rotation: Degrees by which a player turns it, against the clock.
         options: Of the container.
     """
     import av
@@ -75,6 +77,8 @@ def write_video(
         stream = container.add_stream(codec, rate=rate if times is None else 100)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
+        if rotation:
+            stream.set_display_rotation(rotation)
         for number, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             if times is not None:

@@ -131,6 +131,18 @@ def test_a_video_of_one_frame_is_that_frame_twice(tmp_path):
     assert np.array_equal(clip.frames[0], clip.frames[1])
 
 
+@pytest.mark.parametrize("degrees, corner", [(90, (1, 0)), (180, (1, 1)), (270, (0, 1))])
+def test_a_video_that_was_filmed_turned_is_upright(tmp_path, degrees, corner):
+    """The corner that is bright in the file is elsewhere after a turn against the clock."""
+    frames = np.zeros((4, 48, 64, 3), dtype=np.uint8)
+    frames[:, :24, :32] = 255
+    frame = load_video(write_video(tmp_path / "a.mp4", frames, rotation=degrees), VideoSettings()).frames[0]
+    assert frame.shape[:2] == ((48, 64) if degrees == 180 else (64, 48))
+    quarters = [np.split(half, 2, axis=1) for half in np.split(frame, 2, axis=0)]
+    is_bright = np.array([[quarter.mean() > 128 for quarter in row] for row in quarters])
+    assert np.argwhere(is_bright).tolist() == [list(corner)]
+
+
 def test_frames_larger_than_full_hd_are_scaled_down_as_they_are_decoded(tmp_path):
     path = write_video(tmp_path / "a.mp4", make_frames(2560, 1440, 2), codec="mpeg4")
     height, width = load_video(path, VideoSettings()).frames.shape[1:3]
