@@ -55,6 +55,7 @@ def load_data(script_args: "SFTScriptArguments", seed: int) -> "Dataset":
     from open_r1.data.loading import load_rows
     from open_r1.data.media import load_image
     from open_r1.data.sources import JSON_SUFFIXES, list_data_files
+    from open_r1.trainer.vision import find_media_kinds
 
     if script_args.use_huggingface_dataset:
         raise ValueError("--use_huggingface_dataset: the cold start reads what to write from JSONL files; export it.")
@@ -67,6 +68,8 @@ def load_data(script_args: "SFTScriptArguments", seed: int) -> "Dataset":
         seed=seed,
         require_mos=False,
     )
+    if "video" in find_media_kinds(dataset):
+        raise ValueError("the cold start takes no videos: leave rows with `video` out of its files.")
     paths = [path for path in list_data_files(script_args.data_file_paths) if path.endswith(JSON_SUFFIXES)]
     records = load_records(paths)
 
