@@ -1,24 +1,33 @@
-"""Evaluates predicted scores against MOS labels, or compares evaluations.
+"""Evaluates predicted scores against MOS labels, or answers of a task against its labels, or compares evaluations.
 
     python -m open_r1.evaluate --predictions pred.csv --labels test.jsonl --output eval.json
+    python -m open_r1.evaluate --task rec --predictions pred.jsonl --labels val.jsonl --output eval.json
     python -m open_r1.evaluate --compare eval_a.json eval_b.json
     python -m open_r1.evaluate --before greedy_0.json mean8_0.json --after greedy_1.json mean8_1.json \
         --names greedy "mean of 8" --output comparison.md
 
 Beside `eval.json` it writes `eval.md` (table), `eval.png` (scatter plot) and `eval.pairs.csv` (the matched rows, which
-paired intervals of a comparison need). See docs/evaluation.md.
+paired intervals of a comparison need); with `--task`, `eval.md` and `eval.rows.jsonl`. See docs/evaluation.md.
 """
 
 import argparse
 import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from open_r1.utils.math import METRICS
 
 
+if TYPE_CHECKING:
+    from open_r1.utils.task_evaluation import TaskOptions
+
+
 logger = logging.getLogger(__name__)
+
+TASKS = ("vqa", "nle", "reasoning", "rec", "detection", "gui", "emotion")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +47,69 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--after", type=Path, nargs="+", metavar="JSON", help="… and after it, in the same order.")
     parser.add_argument("--names", nargs="+", help="What to call the rows of a comparison. Default: file names.")
     parser.add_argument("--metric", choices=METRICS, default="srcc", help="Metric of --before and --after.")
+    _add_task_arguments(parser.add_argument_group("answers of a task (--task)"))
     return parser
+
+
+def _add_task_arguments(group: argparse._ArgumentGroup) -> None:
+    formats = ("pixel", "input_pixel", "relative_1000", "relative_1")
+    group.add_argument("--task", choices=TASKS, help="What the predictions answer.")
+    group.add_argument("--question_template", help="Contract of the completions. Default: the task's.")
+    group.add_argument("--image_folder", help="Of the labels' pictures, where boxes are in other coordinates.")
+    group.add_argument("--box_format", choices=formats, default="pixel", help="Coordinates of predicted boxes.")
+    group.add_argument("--label_box_format", choices=formats, default="pixel", help="Coordinates of labelled boxes.")
+    group.add_argument("--language", choices=("en", "vi"), help="Of the answers. Default: vi for nle, else en.")
+    group.add_argument("--tokenizer", default="syllable", help="Of explanations: syllable, or ptb (English, Java).")
+    group.add_argument("--nle_metrics", nargs="+", help="bleu rouge_l cider meteor spice bertscore. Default: all.")
+    group.add_argument("--bertscore_model", help="Folder or hub name of the model behind BERTScore.")
+    group.add_argument("--bertscore_layer", type=int, help="Its layer. Default: the one that is customary.")
+    group.add_argument("--encoder", default="all-MiniLM-L6-v2", help="Sentence encoder of Match F1.")
+    group.add_argument("--threshold", type=float, help="Cosine above which steps match. Default: the encoder's.")
+    group.add_argument("--matching", choices=("greedy", "maximum"), default="greedy", help="How steps are matched.")
+    group.add_argument("--device", default="auto", help="Of encoders: cpu, cuda, auto.")
+
+
+def evaluate_answers(args: argparse.Namespace) -> None:
+    """Joins, measures, and writes the report, the table and the rows."""
+    from open_r1.utils.task_evaluation import evaluate_task
+    from open_r1.viz.tables import build_task_table
+
+    report = asdict(evaluate_task(args.task, args.predictions, args.labels, build_task_options(args)))
+    details = report.pop("details")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    rows_path = args.output.with_suffix(".rows.jsonl")
+    lines = (json.dumps(detail, ensure_ascii=False) + "\n" for detail in details)
+    rows_path.write_text("".join(lines), encoding="utf-8")
+    table = build_task_table(report)
+    args.output.with_suffix(".md").write_text(table, encoding="utf-8")
+    print(table)
+    print(f"wrote {args.output}, {args.output.with_suffix('.md')} and {rows_path}")
+
+
+def build_task_options(args: argparse.Namespace) -> "TaskOptions":
+    from open_r1.utils.box_pairs import BoxFormats
+    from open_r1.utils.nle_metrics import METRICS as NLE_METRICS
+    from open_r1.utils.nle_metrics import NleSettings
+    from open_r1.utils.task_evaluation import TaskOptions
+
+    return TaskOptions(
+        question_template=args.question_template,
+        image_folder=args.image_folder,
+        formats=BoxFormats(answer=args.box_format, label=args.label_box_format),
+        language=args.language,
+        nle=NleSettings(
+            tokenizer=args.tokenizer,
+            metrics=tuple(args.nle_metrics or NLE_METRICS),
+            bertscore_model=args.bertscore_model,
+            bertscore_layer=args.bertscore_layer,
+            device=args.device,
+        ),
+        encoder=args.encoder,
+        threshold=args.threshold,
+        matching=args.matching,
+        device=args.device,
+    )
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -94,6 +165,8 @@ def compare(args: argparse.Namespace) -> None:
 
 def check_arguments(args: argparse.Namespace) -> str | None:
     """What is wrong with the combination of arguments, if anything is."""
+    if args.task and (args.compare or args.before or args.after):
+        return "--task evaluates answers, --compare and --before/--after compare evaluations of scores: choose one"
     if args.compare or args.before or args.after:
         if args.compare and (args.before or args.after):
             return "--compare and --before/--after are two kinds of comparison: choose one"
@@ -103,7 +176,8 @@ def check_arguments(args: argparse.Namespace) -> str | None:
             return f"--names has {len(args.names)} names for {len(args.compare or args.after)} rows"
         names = args.names or [path.stem for path in args.compare or args.after]
         return f"rows of one name ({', '.join(names)}): give --names" if len(set(names)) < len(names) else None
-    if not (args.predictions and args.labels and args.output):
+    has_labels = args.labels or args.task == "nle"  # whose predictions may have their references with them
+    if not (args.predictions and has_labels and args.output):
         return "--predictions, --labels and --output are needed (or --compare, or --before and --after)"
     return None if args.output.suffix == ".json" else "--output must end in .json"
 
@@ -116,6 +190,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(problem)
     if args.compare or args.before:
         compare(args)
+    elif args.task:
+        evaluate_answers(args)
     else:
         evaluate(args)
 
@@ -124,5 +200,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

@@ -57,6 +57,14 @@ def build_evaluation_table(
     return f"{table}\n{counts}" + (f"\n{listed}" if listed else "")
 
 
+def build_task_table(report: Mapping[str, Any]) -> str:
+    """The evaluation of a task: a row per metric, the counts, and notes."""
+    rows = [[name, format_value(value)] for name, value in report["metrics"].items()]
+    counts = ", ".join(f"{name} = {count}" for name, count in report["counts"].items())
+    listed = "".join(f"- {note}\n" for note in report["notes"])
+    return f"{build_markdown_table([report['task'], 'value'], rows)}\n{counts}\n" + (f"\n{listed}" if listed else "")
+
+
 def build_side_by_side_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """Several evaluations: a row for each name, SRCC and PLCC with their intervals."""
     rows = [
