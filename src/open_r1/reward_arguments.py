@@ -84,13 +84,12 @@ class RewardArguments(JudgeArguments):
     explanation_alpha: float = _doc(
         "Weight of CIDEr in the reward `explanation`; the rest is the fit to the image.", 0.5
     )
-    explanation_clip_model: str = _doc(
-        "Image-text encoder of the reward `explanation`: a folder or a model of the hub, multilingual by default.",
-        "sentence-transformers/clip-ViT-B-32-multilingual-v1",
-    )
-    explanation_image_tower: str = _doc(
-        "Where explanation_clip_model is a text tower alone: the model whose pictures it was taught to agree with.",
-        "openai/clip-vit-base-patch32",
+    explanation_clip_model: list[str] = field(
+        default_factory=lambda: ["sentence-transformers/clip-ViT-B-32-multilingual-v1"],
+        metadata={
+            "help": "Image-text encoder of the reward `explanation`, a folder or a model of the hub, multilingual by "
+            "default; or a text tower and the model whose pictures it was taught to agree with."
+        },
     )
     explanation_clip_range: list[float] | None = _doc(
         "100 times the cosine of image and explanation that scores 0, and that which scores 1. Default: 15 35."
@@ -103,6 +102,10 @@ class RewardArguments(JudgeArguments):
     def __post_init__(self):
         if not 0 <= self.explanation_alpha <= 1:
             raise ValueError(f"--explanation_alpha must be between 0 and 1, not {self.explanation_alpha}.")
+        if isinstance(self.explanation_clip_model, str):
+            self.explanation_clip_model = [self.explanation_clip_model]
+        if not 1 <= len(self.explanation_clip_model) <= 2:
+            raise ValueError("--explanation_clip_model takes one name, or those of a text tower and an image tower.")
         if self.explanation_clip_range is not None and len(self.explanation_clip_range) != 2:
             raise ValueError("--explanation_clip_range takes two numbers, such as 15 35.")
         for name in ("length_correct", "length_wrong"):

