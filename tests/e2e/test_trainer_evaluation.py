@@ -19,6 +19,7 @@ from open_r1.configs import GRPOScriptArguments
 from open_r1.data.mos import MosRecord
 from open_r1.grpo_jsonl import build_eval_metrics, load_data
 from open_r1.trainer.grpo_config import GRPOConfig
+from open_r1.trainer.reward_calls import RewardError
 from open_r1.utils.evaluation import evaluate_matches, match_predictions
 from open_r1.utils.score_metrics import compute_score_metrics
 from open_r1.utils.scoring import build_prediction
@@ -194,7 +195,7 @@ def test_an_evaluation_that_fails_loses_no_metric_of_training(build):
 
     trainer = build([broken_reward], with_eval=True)
     trainer.metrics.add("waiting", 1.0)
-    with pytest.raises(KeyError, match="broken"):
+    with pytest.raises(RewardError, match="broken_reward failed"):
         trainer.evaluate()
     assert trainer.metrics.pop() == {"waiting": 1.0}
 

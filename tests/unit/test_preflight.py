@@ -96,7 +96,7 @@ def test_prompts_that_are_too_long_are_a_no_go(command, capsys):
 @pytest.mark.parametrize(
     "body, code, message",
     [
-        ("return [1 / 0 for _ in completions]", 1, "problem: rewards: division by zero"),
+        ("return [1 / 0 for _ in completions]", 1, "problem: rewards: Reward my_reward failed"),
         ("return [0.5]", 1, "returned 1 values for 8 completions"),
         ("return [0.5 for _ in completions]", 0, "warning: the rewards do not prefer the solution to no answer"),
         ("return [None for _ in completions]", 0, "warning: my_reward abstains on all rows"),
