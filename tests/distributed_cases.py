@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,6 +51,7 @@ LORA = {"use_peft": True, "lora_r": 4}
 FROZEN = {"freeze_vision_modules": True}
 ROWS = {"max_packed_tokens": 78}  # less than some groups take, so that devices have different numbers of rows
 CHECKPOINTING = {"gradient_checkpointing": True}
+EVALUATED = {"dynamic_sampling": True, "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 2}
 SAVED = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 4}
 
 
@@ -91,6 +93,8 @@ CASES = {
     "zero3_layerwise_generate": (zero(3) | {"ds3_gather_for_generation": False}, {}, "mixed"),
     "zero3_lora_generate": (zero(3), LORA, "pictures"),
     "ddp_lora_generate": ({}, LORA, "pictures"),
+    "ddp_evaluate": (EVALUATED, {}, "mixed"),
+    "fsdp2_evaluate": (FSDP2 | EVALUATED, {}, "mixed"),
     "ddp_poisoned": ({"on_nonfinite": "skip"}, {}, "pictures"),
     "zero2_poisoned": (zero(2) | {"on_nonfinite": "skip"}, {}, "pictures"),
     "zero3_poisoned": (zero(3) | {"on_nonfinite": "skip"}, {}, "pictures"),
@@ -115,6 +119,7 @@ CASES = {
     "fsdp2_resume": (FSDP2, {}, "pictures"),
     "fsdp2_lora_resume": (FSDP2, LORA, "pictures"),
     "fsdp2_sync_resume": (FSDP2 | {"sync_ref_model": True, "ref_model_sync_steps": 1}, {}, "pictures"),
+    "fsdp2_bf16": (FSDP2 | {"bf16": True}, {"dtype": "bfloat16"}, "pictures"),
     "fsdp2_replicated": (FSDP2 | {"logps_mode": "replicated"}, {}, "mixed"),
 }
 
@@ -153,7 +158,8 @@ class CountingTrainer(VLMGRPOTrainer):
     """Generates, and counts how often weights are gathered for that."""
 
     def _roll_out(self, groups):
-        with count_gathers() as counts:
+        count = partial(count_fsdp_gathers, self.model) if self.is_fsdp_enabled else count_gathers
+        with count() as counts:
             rollout = super()._roll_out(groups)
         self.gathers = counts
         return rollout
@@ -183,6 +189,32 @@ def count_gathers():
         deepspeed.zero.GatheredParameters, deepspeed.comm.allgather_fn = context, collective
 
 
+@contextlib.contextmanager
+def count_fsdp_gathers(model: torch.nn.Module):
+    """Counts what is gathered by itself, a layer for the most part, and the collectives that do it."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather
+
+    groups = {
+        id(group)
+        for module in model.modules()
+        if isinstance(module, FSDPModule)
+        for group in module._get_fsdp_state()._fsdp_param_groups
+    }
+    counts = {"units": len(groups), "collectives": 0}
+    gather = DefaultAllGather.__call__
+
+    def counted_gather(*args, **kwargs):
+        counts["collectives"] += 1
+        return gather(*args, **kwargs)
+
+    DefaultAllGather.__call__ = counted_gather
+    try:
+        yield counts
+    finally:
+        DefaultAllGather.__call__ = gather
+
+
 def complete(row_id: str, g: int) -> list[int]:
     stream = torch.Generator().manual_seed(100 * int(row_id) + g)
     length = int(torch.randint(2, 7, (1,), generator=stream))
@@ -200,6 +232,7 @@ def build_trainer(checkpoint: str, rows: dict, output_dir: Path, case: str, kind
     model_args = GRPOModelConfig(model_name_or_path=checkpoint, **model_options)
     torch.manual_seed(0)
     vlm_module = load_vlm_module(model_args)
+    data = Dataset.from_list(rows[row_kind])
     return kind(
         load_policy(model_args, vlm_module),
         load_reference(model_args, vlm_module, args.beta),
@@ -207,7 +240,8 @@ def build_trainer(checkpoint: str, rows: dict, output_dir: Path, case: str, kind
         args,
         vlm_module=vlm_module,
         processing_class=vlm_module.load_processor(checkpoint),
-        train_dataset=Dataset.from_list(rows[row_kind]),
+        train_dataset=data,
+        eval_dataset=data.select(range(3, 8)) if args.eval_strategy != "no" else None,
     )
 
 
@@ -279,7 +313,7 @@ def run_case(checkpoint: str, rows: dict, output_dir: Path, case: str) -> None:
     if case.endswith("poisoned"):
         run_poisoned(checkpoint, rows, output_dir, case)
         return
-    if case.endswith("generate"):
+    if case.endswith(("generate", "evaluate")):
         run_generation(checkpoint, rows, output_dir, case)
         return
     if case.endswith("resume"):

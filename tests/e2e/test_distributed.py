@@ -1,5 +1,5 @@
-"""One process, data parallelism, ZeRO-2 and ZeRO-3 learn the same from the same global batch; jobs that lose a process
-or hang say so, and go on when they are started again.
+"""One process, data parallelism, ZeRO-2, ZeRO-3 and FSDP2 learn the same from the same global batch; jobs that lose a
+process or hang say so, and go on when they are started again.
 
 Starting two processes takes longer than any case, so that they run one after the other in the same ones
 (`distributed_cases.py`).
@@ -7,13 +7,16 @@ Starting two processes takes longer than any case, so that they run one after th
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from builders import write_iqa_data
 from distributed_cases import REPO, build_trainer, main, score_fixed_batch
+from safetensors.torch import load_file
 
 from open_r1.completions import get_answer_contract
 from open_r1.data.jsonl import load_jsonl_dataset
@@ -32,6 +35,9 @@ FAST = {
     "zero3_lora_checkpointing": "one_lora",
     "zero3_mixed": "one_mixed",
     "zero3_mixed_frozen": "one_mixed_frozen",
+    "fsdp2": "one",
+    "fsdp2_lora_checkpointing": "one_lora",
+    "fsdp2_mixed": "one_mixed",
 }
 SLOW = {
     "ddp": "one",
@@ -43,10 +49,19 @@ SLOW = {
     "zero3_rows": "one",
     "zero3_checkpointing": "one",
     "zero3_replicated": "one_mixed",
+    "fsdp2_rows": "one",
+    "fsdp2_lora": "one_lora",
+    "fsdp2_frozen": "one_frozen",
+    "fsdp2_checkpointing": "one",
+    "fsdp2_mixed_frozen": "one_mixed_frozen",
+    "fsdp2_replicated": "one_mixed",
 }
-OTHERS = ("ddp_generate", "zero3_generate", "zero3_layerwise_generate", "zero3_poisoned", "zero2_poisoned")
-RESUMED = ("zero2_resume", "zero3_sync_resume")
-MORE_RESUMED = ("zero3_resume", "zero3_lora_resume")
+OTHERS = (
+    *("ddp_generate", "zero3_generate", "zero3_layerwise_generate", "fsdp2_generate", "fsdp2_layerwise_generate"),
+    *("zero3_poisoned", "zero2_poisoned", "fsdp2_poisoned", "ddp_evaluate", "fsdp2_evaluate", "fsdp2_bf16"),
+)
+RESUMED = ("zero2_resume", "zero3_sync_resume", "fsdp2_sync_resume")
+MORE_RESUMED = ("zero3_resume", "zero3_lora_resume", "fsdp2_resume", "fsdp2_lora_resume")
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +131,34 @@ def test_more_ways_to_the_same_policy(slow, case):
     assert_equal(read(slow, case), read(slow, SLOW[case]))
 
 
-@pytest.mark.parametrize("case", ["ddp_rows", "zero2_rows", "zero3", "zero3_lora_checkpointing"])
+@pytest.mark.parametrize(
+    "case", ["ddp_rows", "zero2_rows", "zero3", "zero3_lora_checkpointing", "fsdp2", "fsdp2_lora_checkpointing"]
+)
 def test_the_saved_folder_is_an_ordinary_checkpoint(fast, case, rows_path, tmp_path):
     one = "one_lora" if "lora" in case else "one"
     rows = json.loads(rows_path.read_text())
     trainer = build_trainer(str(fast / case), rows, tmp_path, one)
     assert score_fixed_batch(trainer, rows) == pytest.approx(read(fast, case)["logps"], abs=TOLERANCE)
+
+
+def test_fsdp_saves_the_names_that_one_process_saves(fast):
+    for case, one, name in [
+        ("fsdp2", "one", "model.safetensors"),
+        ("fsdp2_lora_checkpointing", "one_lora", "adapter_model.safetensors"),
+    ]:
+        assert load_file(fast / case / name).keys() == load_file(fast / one / name).keys()
+
+
+def test_bf16_under_fsdp_rounds_weights_for_a_pass_and_neither_slices_nor_log_probabilities(fast):
+    found, exact = read(fast, "fsdp2_bf16"), read(fast, "one")
+    assert found["logps"] == pytest.approx(exact["logps"], abs=0.05)
+    logps = torch.tensor(found["logps"])
+    assert (logps != logps.bfloat16()).float().mean() > 0.5
+    # A step of 1e-3 or less would be lost on most weights of 8 bits.
+    assert found["steps"][-1]["kl"] == pytest.approx(exact["steps"][-1]["kl"], rel=0.1)
+    weights = load_file(fast / "fsdp2_bf16" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    assert json.loads((fast / "fsdp2_bf16" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def read_completions(folder: Path, case: str) -> list[list[str]]:
@@ -136,6 +173,27 @@ def test_zero3_generates_the_same_and_gathers_all_weights_once_per_round(fast):
     assert read(fast, "zero3_generate")["gathers"] == {"contexts": 1, "collectives": 0}
 
 
+def test_fsdp_generates_the_same_and_gathers_each_layer_once_per_round(fast):
+    assert read_completions(fast, "fsdp2_generate") == read_completions(fast, "ddp_generate")
+    gathers = read(fast, "fsdp2_generate")["gathers"]
+    assert gathers["collectives"] == gathers["units"] > 4
+    assert read_completions(fast, "fsdp2_layerwise_generate") == read_completions(fast, "ddp_generate")
+    assert read(fast, "fsdp2_layerwise_generate")["gathers"]["collectives"] > 2 * gathers["units"]
+
+
+def test_fsdp_evaluates_and_refills_rounds_as_data_parallelism_does(fast):
+    """Five validation rows for two processes, and a process whose groups have no advantage."""
+    assert read_completions(fast, "fsdp2_evaluate") == read_completions(fast, "ddp_evaluate")
+    lines = [
+        [json.loads(line) for line in (fast / case / "metrics.jsonl").read_text().splitlines()]
+        for case in ("fsdp2_evaluate", "ddp_evaluate")
+    ]
+    for name in ("loss", "eval_reward", "eval_completions/mean_length", "dynamic_sampling/refilled_groups"):
+        found, expected = ([line[name] for line in part if name in line] for part in lines)
+        assert found == pytest.approx(expected, abs=TOLERANCE) and len(found) >= 1
+    assert lines[0][0]["dynamic_sampling/refilled_groups"] > 0
+
+
 def test_layer_by_layer_it_generates_the_same_with_many_gathers(fast):
     assert read_completions(fast, "zero3_layerwise_generate") == read_completions(fast, "ddp_generate")
     gathers = read(fast, "zero3_layerwise_generate")["gathers"]
@@ -143,7 +201,7 @@ def test_layer_by_layer_it_generates_the_same_with_many_gathers(fast):
     assert gathers["collectives"] > 20
 
 
-@pytest.mark.parametrize("case", ["zero2_poisoned", "zero3_poisoned"])
+@pytest.mark.parametrize("case", ["zero2_poisoned", "zero3_poisoned", "fsdp2_poisoned"])
 def test_a_gradient_that_is_not_finite_moves_no_weight(fast, case):
     first, second, third = read(fast, case)["sums"]
     assert first == second != third
@@ -154,8 +212,10 @@ def assert_resumed(folder: Path, case: str) -> None:
     whole, resumed = result["results"]
     assert result["started"] == 1
     assert_equal(resumed, whole)
-    assert {"manifest.json", "latest", "trainer_state.json"} < set(result["files"])
-    assert sum(name.endswith("_optim_states.pt") for name in result["files"]) == 2
+    state = "optimizer_0" if "fsdp2" in case else "latest"
+    assert {"manifest.json", state, "trainer_state.json"} < set(result["files"])
+    shares = (re.search(r"_optim_states.pt$|optimizer_0/.*\.distcp$", name) for name in result["files"])
+    assert sum(map(bool, shares)) == 2
     assert [find_damage(path) for path in list_checkpoints(folder / case / "resumed")] == [None] * 4
 
 

@@ -163,6 +163,7 @@ def unsharded(model: torch.nn.Module, parameters: Iterable[torch.nn.Parameter] |
     model._get_fsdp_state()._lazy_init()  # or the first layer that runs would take itself for the whole model
     groups = [group for unit in units for group in unit._get_fsdp_state()._fsdp_param_groups]
     after_forward = [group.post_forward_mesh_info for group in groups]
+    hooked_generate = model.__dict__.pop("generate", None)  # transformers', which lets go of weights at its end
     try:
         for unit in units:
             unit.set_reshard_after_forward(False, recurse=False)
@@ -171,12 +172,16 @@ def unsharded(model: torch.nn.Module, parameters: Iterable[torch.nn.Parameter] |
     finally:
         for group, info in zip(groups, after_forward, strict=True):
             group.post_forward_mesh_info = info
+        if hooked_generate is not None:
+            model.generate = hooked_generate
         for unit in units:
             unit.reshard()
 
 
 def collect_weights(model: torch.nn.Module, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     """Whole weights in CPU memory of the first process, nothing on the others; all processes must come here.
+
+    Of the names that share a weight (tied embeddings) it has the first.
 
     Args:
         model: A sharded one.
@@ -185,9 +190,12 @@ def collect_weights(model: torch.nn.Module, dtype: torch.dtype | None = None) ->
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    first_names = {name for name, _ in model.named_parameters()}
+    repeated = {name for name, _ in model.named_parameters(remove_duplicate=False)} - first_names
     return {
         name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
         for name, tensor in weights.items()
+        if name not in repeated
     }
 
 
@@ -197,8 +205,7 @@ def save_weights(model: torch.nn.Module, path: str) -> None:
 
     weights = collect_weights(model)
     if torch.distributed.get_rank() == 0:
-        kept: dict[int, str] = {}  # of names that share a tensor, the first
-        save_file({name: weights[name] for name in (kept.setdefault(weights[n].data_ptr(), n) for n in weights)}, path)
+        save_file(weights, path)
 
 
 def load_weights(model: torch.nn.Module, path: str) -> None:
@@ -207,5 +214,7 @@ def load_weights(model: torch.nn.Module, path: str) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     weights = load_file(path) if torch.distributed.get_rank() == 0 else {}
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)  # shared ones have one
+    options = StateDictOptions(
+        full_state_dict=True, broadcast_from_rank0=True, strict=False
+    )  # second names are missing
     set_model_state_dict(model, weights, options=options)

@@ -37,6 +37,7 @@ class ResumableMixin:
 
     _staging: Path | None = None  # where transformers writes a checkpoint at the moment
     _interruption: InterruptionCallback | None = None
+    _loaded_dtype: torch.dtype | None = None  # of the model before FSDP keeps its slices in float32
 
     # ---- what a subclass holds --------------------------------------------------------------------------------
 
@@ -125,17 +126,25 @@ class ResumableMixin:
         if self.is_fsdp_enabled:
             fsdp.keep_precise(self.accelerator)
 
+    def _wrap_model(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        if not fsdp.is_sharded(model):
+            self._loaded_dtype = model.dtype
+        return super()._wrap_model(model, *args, **kwargs)
+
     # ---- saving -----------------------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers; under FSDP an ordinary folder of the whole model too, in the dtype it was loaded in."""
-        if not (self.is_fsdp_enabled and fsdp.is_sharded(self.model)):
+        if not fsdp.is_sharded(self.model):
             super().save_model(output_dir, _internal_call)
             return
-        is_adapted = hasattr(self.model, "disable_adapter")
-        weights = fsdp.collect_weights(self.model, dtype=None if is_adapted else self.model.config.dtype)
+        dtype = None if hasattr(self.model, "disable_adapter") else self._loaded_dtype
+        weights = fsdp.collect_weights(self.model, dtype)
         if self.args.should_save:
             self._save(output_dir, state_dict=weights)
+            if dtype is not None:  # transformers has written down that of the slices
+                self.model.config.dtype = dtype
+                self.model.config.save_pretrained(output_dir or self.args.output_dir)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
