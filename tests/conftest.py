@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from builders import write_iqa_data
-from families import FAMILIES, build_checkpoint
+from families import FAMILIES, VIDEO_FAMILIES, build_checkpoint
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores spin; child processes inherit this
@@ -36,6 +36,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 def family_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a tiny checkpoint of a family, built once; a test that asks for it runs for every family."""
     return build_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session", params=VIDEO_FAMILIES)
+def video_family_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same for every family that takes videos."""
+    return build_checkpoint(request.param, tmp_path_factory.mktemp(f"video_{request.param}"))
 
 
 @pytest.fixture(scope="session")

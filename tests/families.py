@@ -240,13 +240,175 @@ def build_glm4v() -> tuple["PretrainedConfig", "ProcessorMixin"]:
     return config, processor
 
 
+# What LLaVA, Idefics3, SmolVLM and Aria have in common here: one placeholder per image, and nothing around it.
+PLAIN_CHAT_TEMPLATE = INTERNVL_CHAT_TEMPLATE.replace("<IMG_CONTEXT>\n", "<image>").replace("<video>\n", "<video>")
+TILE = 56  # pixels a side: 4 x 4 patches
+TILE_VISION = {
+    "hidden_size": VISION_WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "image_size": TILE,
+    "patch_size": 14,
+    "initializer_range": INIT_SPREAD,
+}
+GRIDS = [[TILE * rows, TILE * columns] for rows in (1, 2) for columns in (1, 2)]
+
+
+def wrap_plain_tokenizer(*tokens: str) -> "PreTrainedTokenizerFast":
+    """With placeholders of images and videos, and further special tokens."""
+    others = {f"special_{number}_token": token for number, token in enumerate(tokens)}
+    return wrap_tokenizer({"image_token": "<image>", "video_token": "<video>", **others}, PLAIN_CHAT_TEMPLATE)
+
+
+def get_idefics_tokens() -> list[str]:
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    return ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *places]
+
+
+def build_idefics3() -> tuple["PretrainedConfig", "ProcessorMixin"]:
+    from transformers import Idefics3Config, Idefics3ImageProcessor, Idefics3Processor
+
+    tokenizer = wrap_plain_tokenizer(*get_idefics_tokens())
+    sizes = {"size": {"longest_edge": 2 * TILE}, "max_image_size": {"longest_edge": TILE}}
+    processor = Idefics3Processor(
+        Idefics3ImageProcessor(**sizes), tokenizer, image_seq_len=4, chat_template=PLAIN_CHAT_TEMPLATE
+    )
+    config = Idefics3Config(
+        text_config={"model_type": "llama", **get_text_settings(tokenizer)},
+        vision_config=TILE_VISION,
+        image_token_id=processor.image_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return config, processor
+
+
+def build_smolvlm() -> tuple["PretrainedConfig", "ProcessorMixin"]:
+    from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
+
+    tokenizer = wrap_plain_tokenizer(*get_idefics_tokens())
+    sizes = {"size": {"longest_edge": 2 * TILE}, "max_image_size": {"longest_edge": TILE}}
+    sampling = {"max_frames": 64, "fps": 1, "video_size": {"longest_edge": TILE}}
+    processor = SmolVLMProcessor(
+        SmolVLMImageProcessor(**sizes),
+        tokenizer,
+        SmolVLMVideoProcessor(**sizes, video_sampling=sampling),
+        image_seq_len=4,
+        chat_template=PLAIN_CHAT_TEMPLATE,
+    )
+    config = SmolVLMConfig(
+        text_config={"model_type": "llama", **get_text_settings(tokenizer)},
+        vision_config=TILE_VISION,
+        image_token_id=processor.image_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return config, processor
+
+
+def build_aria() -> tuple["PretrainedConfig", "ProcessorMixin"]:
+    """Pictures have 490 pixels a side, as the family's smaller ones; patches of 70 make few tokens of them."""
+    from transformers import AriaConfig, AriaImageProcessor, AriaProcessor
+
+    tokenizer = wrap_plain_tokenizer()
+    processor = AriaProcessor(
+        AriaImageProcessor(max_image_size=490),
+        tokenizer,
+        chat_template=PLAIN_CHAT_TEMPLATE,
+        size_conversion={490: 4, 980: 8},
+    )
+    config = AriaConfig(
+        text_config={"model_type": "aria_text", **get_text_settings(tokenizer), "moe_num_experts": 4}
+        | {"moe_topk": 2, "moe_num_shared_experts": 1},
+        vision_config={**TILE_VISION, "model_type": "idefics3_vision", "image_size": 490, "patch_size": 70},
+        projector_patch_to_query_dict={49: 4, 196: 8},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    return config, processor
+
+
+def build_llava() -> tuple["PretrainedConfig", "ProcessorMixin"]:
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaProcessor
+
+    tokenizer = wrap_plain_tokenizer()
+    image_processor = CLIPImageProcessor(size={"shortest_edge": TILE}, crop_size={"height": TILE, "width": TILE})
+    settings = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    processor = LlavaProcessor(image_processor, tokenizer, chat_template=PLAIN_CHAT_TEMPLATE, **settings)
+    config = LlavaConfig(
+        text_config={"model_type": "llama", **get_text_settings(tokenizer)},
+        vision_config={**TILE_VISION, "model_type": "clip_vision_model"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    return config, processor
+
+
+def build_llava_next() -> tuple["PretrainedConfig", "ProcessorMixin"]:
+    from transformers import LlavaNextConfig, LlavaNextImageProcessor, LlavaNextProcessor
+
+    tokenizer = wrap_plain_tokenizer()
+    image_processor = LlavaNextImageProcessor(
+        size={"shortest_edge": TILE}, crop_size={"height": TILE, "width": TILE}, image_grid_pinpoints=GRIDS
+    )
+    settings = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    processor = LlavaNextProcessor(image_processor, tokenizer, chat_template=PLAIN_CHAT_TEMPLATE, **settings)
+    config = LlavaNextConfig(
+        text_config={"model_type": "llama", **get_text_settings(tokenizer)},
+        vision_config={**TILE_VISION, "model_type": "clip_vision_model"},
+        image_grid_pinpoints=GRIDS,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    return config, processor
+
+
+def build_llava_onevision() -> tuple["PretrainedConfig", "ProcessorMixin"]:
+    from transformers import (
+        LlavaOnevisionConfig,
+        LlavaOnevisionImageProcessor,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+    )
+
+    tokenizer = wrap_plain_tokenizer()
+    size = {"height": TILE, "width": TILE}
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=GRIDS),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=PLAIN_CHAT_TEMPLATE,
+    )
+    config = LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", **get_text_settings(tokenizer)},
+        vision_config={**TILE_VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+        image_grid_pinpoints=GRIDS,
+        image_token_index=processor.image_token_id,
+        video_token_index=processor.video_token_id,
+    )
+    return config, processor
+
+
 FAMILIES: dict[str, Callable[[], tuple["PretrainedConfig", "ProcessorMixin"]]] = {
     "qwen2_vl": build_qwen2_vl,
     "qwen2_5_vl": build_qwen2_5_vl,
     "qwen3_vl": build_qwen3_vl,
     "internvl": build_internvl,
     "glm4v": build_glm4v,
+    "idefics3": build_idefics3,
+    "smolvlm": build_smolvlm,
+    "aria": build_aria,
+    "llava": build_llava,
+    "llava_next": build_llava_next,
+    "llava_onevision": build_llava_onevision,
 }
+IMAGES_ONLY = ("idefics3", "aria", "llava", "llava_next")
+VIDEO_FAMILIES = tuple(name for name in FAMILIES if name not in IMAGES_ONLY)
+
+
+def fit_media(model_type: str, sizes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Sizes of images, and of videos with their numbers of frames, without what a family does not take."""
+    if model_type == "llava_onevision":  # videos of one length at a time, where the tower is trained
+        return [(*size[:2], 4) if len(size) == 3 else size for size in sizes]
+    return [size for size in sizes if len(size) == 2 or model_type in VIDEO_FAMILIES]
 
 
 def build_checkpoint(model_type: str, folder: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from builders import ask, encode_frames, make_frames, make_image
+from families import fit_media
 from peft import LoraConfig, get_peft_model
 
 from open_r1.inference.hf_generator import HFGenerator
@@ -59,6 +60,7 @@ def generator(family_checkpoint: str) -> HFGenerator:
 def build_batch(generator: HFGenerator, case: str = "several groups in a row") -> RolloutBatch:
     """Groups with everything that the loss reads; the completions are arbitrary words."""
     sizes, lengths = CASES[case]
+    sizes = [fit_media(generator.model.config.model_type, own) for own in sizes]
     draw = torch.Generator().manual_seed(0)
     prompts = []
     for n, own in enumerate(sizes):
@@ -148,9 +150,10 @@ def test_packed_log_probabilities_are_those_of_each_completion_alone_behind_its_
             name: torch.nn.functional.pad(values, (0, len(completion)))[None]
             for name, values in prompt.token_inputs.items()
         }
+        media_inputs = generator.vlm_module.join_inputs(prompt.media)
         with torch.no_grad():
             output = generator.model(
-                input_ids=tokens, attention_mask=torch.ones_like(tokens), **widened, **prompt.media_inputs
+                input_ids=tokens, attention_mask=torch.ones_like(tokens), **widened, **media_inputs
             )
         logps = output.logits[0, prompt.num_tokens - 1 : -1].log_softmax(dim=-1)
         entropies = torch.distributions.Categorical(logits=logps).entropy()
@@ -224,7 +227,8 @@ def test_layouts_agree_in_training_mode_with_adapters_features_and_checkpointing
     if reentrant is not None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     calls = []
-    decoder = next(module for name, module in model.named_modules() if name.endswith("language_model"))
+    decoders = ("language_model", "text_model")
+    decoder = next(module for name, module in model.named_modules() if name.endswith(decoders))
     decoder.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
     packed = run(generator, batch, packed=True, model=model)
     assert len(calls) == (1 if reentrant is None else 2)
@@ -240,7 +244,8 @@ def test_features_of_a_frozen_tower_stand_in_for_its_pixels(generator, packed, o
     tower = model.get_submodule("model." + generator.vlm_module.get_vision_modules_keywords()[0])
     tower.register_forward_hook(lambda *_: encodings.append(1))
     expected = run(generator, batch, packed, model=model)
-    assert len(encodings) == len(set(generator.vlm_module.feature_names.values()))  # one run for each kind of input
+    kinds = {generator.vlm_module.feature_names[item.kind] for prompt in batch.prompts for item in prompt.media}
+    assert len(encodings) == len(kinds)  # one run for each kind of input
     with_features = attach_features(generator, batch, offload=offload)
     encodings.clear()
     ours = run(generator, with_features, packed, model=model)

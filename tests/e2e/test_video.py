@@ -10,6 +10,7 @@ import torch
 from builders import ask, make_frames, make_image, write_video
 from datasets import Dataset
 
+from open_r1 import grpo_jsonl
 from open_r1.configs import GRPOModelConfig
 from open_r1.data.video import VideoSettings
 from open_r1.trainer.batch import RolloutBatch, pad_completions
@@ -105,8 +106,8 @@ def watch_tower(trainer: VLMGRPOTrainer, model: torch.nn.Module) -> Iterator[lis
 
 
 @pytest.mark.parametrize("options", [{}, {"freeze_vision_modules": True}], ids=["tower trained", "tower frozen"])
-def test_a_batch_of_text_images_and_videos_is_learnt_from(family_checkpoint, rows, tmp_path, options):
-    trainer = build_trainer(family_checkpoint, rows, tmp_path / "run", options, beta=0.04)
+def test_a_batch_of_text_images_and_videos_is_learnt_from(video_family_checkpoint, rows, tmp_path, options):
+    trainer = build_trainer(video_family_checkpoint, rows, tmp_path / "run", options, beta=0.04)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
     assert trainer.media_kinds == ("image", "video")
@@ -125,10 +126,11 @@ def test_a_batch_of_text_images_and_videos_is_learnt_from(family_checkpoint, row
     assert {json.loads(line)["row"]["id"] for line in lines} == SHOWN.keys()
 
 
-def test_a_frozen_tower_runs_once_per_picture_and_clip_and_round(family_checkpoint, rows, tmp_path):
+def test_a_frozen_tower_runs_once_per_picture_and_clip_and_round(video_family_checkpoint, rows, tmp_path):
     """Two rounds of two steps and two iterations each, with a reference; every row is in every round."""
     settings = {"num_iterations": 2, "beta": 0.04, "max_steps": 4}
-    trainer = build_trainer(family_checkpoint, rows, tmp_path / "run", {"freeze_vision_modules": True}, **settings)
+    frozen = {"freeze_vision_modules": True}
+    trainer = build_trainer(video_family_checkpoint, rows, tmp_path / "run", frozen, **settings)
     assert trainer.reuses_features and trainer.ref_reuses_features
     groups = trainer.data_collator([trainer.train_dataset[index] for index in range(len(rows))])
     media = {item.key: item for group in groups for item in group.prompt.media}
@@ -143,9 +145,9 @@ def test_a_frozen_tower_runs_once_per_picture_and_clip_and_round(family_checkpoi
     assert of_reference == []
 
 
-def test_the_loss_of_a_group_depends_on_its_clip(family_checkpoint, rows, tmp_path):
+def test_the_loss_of_a_group_depends_on_its_clip(video_family_checkpoint, rows, tmp_path):
     """The same completions behind 16 frames, behind other frames, and behind the same frames in reverse."""
-    trainer = build_trainer(family_checkpoint, rows[3:4], tmp_path / "run")
+    trainer = build_trainer(video_family_checkpoint, rows[3:4], tmp_path / "run")
     module, generator = trainer.vlm_module, trainer.generator
     [group] = trainer.data_collator(rows[3:4])
     frames, times = make_frames(84, 56, 16, seed=7), [number / 2 for number in range(16)]
@@ -170,9 +172,9 @@ def test_the_loss_of_a_group_depends_on_its_clip(family_checkpoint, rows, tmp_pa
 
 
 def test_rows_that_show_the_same_clip_share_the_work_and_settings_bound_its_frames(
-    family_checkpoint, rows, tmp_path, monkeypatch
+    video_family_checkpoint, rows, tmp_path, monkeypatch
 ):
-    trainer = build_trainer(family_checkpoint, rows, tmp_path / "run")
+    trainer = build_trainer(video_family_checkpoint, rows, tmp_path / "run")
     module, processor = trainer.vlm_module, trainer.processing_class
     copied = tmp_path / "copy.mp4"
     copied.write_bytes(Path(rows[3]["video_path"][0]).read_bytes())
@@ -194,9 +196,54 @@ def test_rows_that_show_the_same_clip_share_the_work_and_settings_bound_its_fram
         GroupCollator(module, processor, 20, VideoSettings())(again)
 
 
-def test_a_clip_that_cannot_be_read_is_named_with_its_row(family_checkpoint, rows, tmp_path):
-    trainer = build_trainer(family_checkpoint, rows, tmp_path / "run")
+def test_a_clip_that_cannot_be_read_is_named_with_its_row(video_family_checkpoint, rows, tmp_path):
+    trainer = build_trainer(video_family_checkpoint, rows, tmp_path / "run")
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     with pytest.raises(ValueError, match="rows.jsonl:4.*broken.mp4.*cannot be decoded"):
         trainer.data_collator([rows[3] | {"video_path": [str(broken)]}])
+
+
+def test_rows_of_a_file_are_learnt_from_by_the_command(tiny_checkpoint, rows, tmp_path):
+    """Four rows of a picture, a clip, a folder of frames, and neither; the options of videos reach the processor."""
+    media = Path(rows[3]["video_path"][0]).parent
+    shown = [{"image": "0.png"}, {"video": "clip.mp4"}, {"image": ["1.png"], "video": ["frames"]}, {}]
+    lines = []
+    for number, own in enumerate(shown):
+        turns = [{"from": "human", "value": "<video>Which emotion?" if "video" in own else "Which emotion?"}]
+        turns.append({"from": "gpt", "value": "happy"})
+        lines.append(json.dumps({"id": number, "conversations": turns} | own))
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    options = {
+        "model_name_or_path": tiny_checkpoint,
+        "data_file_paths": tmp_path / "train.jsonl",
+        "image_folders": media,
+        "task_type": "emotion",
+        "video_max_frames": 6,
+        "video_max_pixels": 3200,
+        "num_generations": 2,
+        "per_device_train_batch_size": 8,
+        "max_completion_length": 6,
+        "max_steps": 2,
+        "output_dir": tmp_path / "run",
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+    }
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    trainer = grpo_jsonl.build_trainer(*grpo_jsonl.parse_arguments(flags))
+    groups = {
+        group.row["id"]: group for group in trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
+    }
+    grids = {name: group.prompt.media_inputs.get("video_grid_thw") for name, group in groups.items()}
+    assert grids["0"] is None and grids["3"] is None
+    assert grids["1"].tolist() == [[3, 2, 4]]  # six frames of 84 x 56, of at most 3200 pixels each
+    assert grids["2"].tolist() == [[3, 4, 2]]
+    trainer.train()
+    assert len(read_metrics(tmp_path / "run")) == 2
+    [record] = [
+        record
+        for record in map(json.loads, (tmp_path / "run" / "rollouts" / "rank0.jsonl").read_text().splitlines())
+        if record["row"]["id"] == "1" and record["step"] == 0
+    ]
+    assert record["row"]["video_path"] == [str(media / "clip.mp4")]

@@ -14,9 +14,9 @@ from open_r1.vlm_modules.internvl_module import InternVLModule
 
 
 @pytest.fixture(scope="module")
-def family(family_checkpoint: str) -> HFGenerator:
+def family(video_family_checkpoint: str) -> HFGenerator:
     """A model of each family in turn."""
-    return HFGenerator.from_pretrained(family_checkpoint, device="cpu")
+    return HFGenerator.from_pretrained(video_family_checkpoint, device="cpu")
 
 
 def split_by_type(types: torch.Tensor) -> list[int]:

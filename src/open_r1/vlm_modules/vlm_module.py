@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # has them.
 MediaFeatures = tuple[torch.Tensor, ...]
 
+NO_TOKEN = "\0"  # stands for the placeholder of a kind of media that a family has none for
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedMedia:
@@ -43,6 +45,7 @@ class EncodedMedia:
     inputs: dict[str, torch.Tensor]  # name -> (m, ...), concatenated over the images and videos of a batch
     image_size: tuple[int, int] | None = None  # width and height of the picture itself
     input_size: tuple[int, int] | None = None  # the same after resizing; None where the family cuts tiles
+    beside_others: "EncodedMedia | None" = None  # the same image where its prompt has several, if that is otherwise
     features: MediaFeatures | None = None  # where the tower has run already; they then stand in for `inputs`
 
 
@@ -132,6 +135,17 @@ class VLMBaseModule(ABC):
     ) -> "ProcessorMixin":
         """Loads the processor; pixel bounds (height times width after resizing) override the checkpoint's own."""
 
+    def bound_tiles(self, processor: "ProcessorMixin", max_tiles: int) -> None:
+        """Sets into how many tiles an image is cut at most, a thumbnail not counted; the processor is changed.
+
+        Raises:
+            ValueError: the family cuts none, or not to a number.
+        """
+        raise ValueError(
+            f"--max_anyres_num ({max_tiles}) is the number of tiles of an image, and does nothing for the family "
+            f"{self.get_vlm_key()}: leave it out."
+        )
+
     @abstractmethod
     def get_vision_modules_keywords(self) -> list[str]:
         """Dotted-name components that mark the parameters of the vision tower (projector included)."""
@@ -196,7 +210,7 @@ class VLMBaseModule(ABC):
 
     def get_temporal_patch_size(self, processor: "ProcessorMixin") -> int:
         """How many frames make one step in time of the tower."""
-        return getattr(processor.video_processor, "temporal_patch_size", 1)
+        return getattr(getattr(processor, "video_processor", None), "temporal_patch_size", 1)
 
     def get_box_format(self, config: "PretrainedConfig") -> str | None:
         """The coordinates in which the family was trained to write boxes: one of `open_r1.utils.boxes.BOX_FORMATS`;
@@ -225,7 +239,7 @@ class VLMBaseModule(ABC):
         Raises:
             ValueError: the conversation speaks of another number of images or videos.
         """
-        tokens = {processor.image_token: images, processor.video_token: videos}
+        tokens = {processor.image_token: images, getattr(processor, "video_token", NO_TOKEN): videos}
         parts = re.split("(" + "|".join(map(re.escape, tokens)) + ")", self.prepare_prompt(processor, messages))
         places = parts[1::2]  # what stands between the texts
         for kind, (token, given) in zip(("images", "videos"), tokens.items()):
@@ -235,10 +249,16 @@ class VLMBaseModule(ABC):
         following = {token: iter(given) for token, given in tokens.items()}
         media = tuple(next(following[token]) for token in places)
         parts[1::2] = [item.text for item in media]
-        input_ids = processor.tokenizer("".join(parts), return_tensors="pt")["input_ids"][0]
+        input_ids = self.tokenize(processor, "".join(parts))
         return EncodedPrompt(
             input_ids=input_ids, token_inputs=self.build_token_inputs(processor, input_ids), media=media
         )
+
+    def tokenize(self, processor: "ProcessorMixin", text: str) -> torch.Tensor:
+        """Ids (P,) of a rendered conversation; no second beginning of text where the template wrote one."""
+        tokenizer = processor.tokenizer
+        has_start = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+        return tokenizer(text, add_special_tokens=not has_start, return_tensors="pt")["input_ids"][0]
 
     def build_token_inputs(self, processor: "ProcessorMixin", input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the family takes per token beside `input_ids` (P,): nothing, where it is not overridden."""
@@ -252,6 +272,10 @@ class VLMBaseModule(ABC):
     def join_features(self, features: Sequence[MediaFeatures]) -> "BaseModelOutputWithPooling":
         """Features of several images or videos as the model takes them back (`mm_encoder_outputs`)."""
 
+    def join_inputs(self, media: Sequence[EncodedMedia]) -> dict[str, torch.Tensor]:
+        """Tower inputs of several images and videos, as the model's forward pass takes them."""
+        return join_media_inputs(media)
+
     def build_media_inputs(self, media: Sequence[EncodedMedia], device: torch.device) -> dict[str, Any]:
         """Model inputs for the images and videos of a batch, in order of appearance: features where all have them,
         else pixels.
@@ -259,7 +283,7 @@ class VLMBaseModule(ABC):
         A new object at each call: transformers changes `mm_encoder_outputs` in place.
         """
         if not media or any(item.features is None for item in media):
-            return {name: tensor.to(device) for name, tensor in join_media_inputs(media).items()}
+            return {name: tensor.to(device) for name, tensor in self.join_inputs(media).items()}
         by_name: dict[str, list[MediaFeatures]] = defaultdict(list)
         for item in media:
             by_name[self.feature_names[item.kind]].append(tuple(level.to(device) for level in item.features))
