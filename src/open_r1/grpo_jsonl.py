@@ -96,12 +96,14 @@ def build_eval_metrics(script_args: "GRPOScriptArguments", eval_dataset: "Datase
 
     if eval_dataset is None or not script_args.task.needs_mos:
         return None
-    for name, reason in explain_unmeasurable(eval_dataset).items():
+    for name, reason in explain_unmeasurable(eval_dataset.select_columns(["dataset_name", "mos"])).items():
         logger.warning("the validation rows of %s allow of no SRCC or PLCC: %s", name, reason)
     return compute_score_metrics
 
 
-def build_rewards(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> list:
+def build_rewards(
+    script_args: "GRPOScriptArguments", training_args: "GRPOConfig", trust_remote_code: bool = False
+) -> list:
     from open_r1.rewards import build_reward_funcs
     from open_r1.rewards.judge import add_grader
     from open_r1.rewards.overlong import choose_overlong_cache
@@ -113,7 +115,7 @@ def build_rewards(script_args: "GRPOScriptArguments", training_args: "GRPOConfig
         task_type=script_args.task_type,
         **script_args.reward_options,
         build_model=functools.partial(
-            build_reward_model, device=script_args.reward_device, trust_remote_code=script_args.trust_remote_code
+            build_reward_model, device=script_args.reward_device, trust_remote_code=trust_remote_code
         ),
         judge=judge,
         question_template=script_args.question_template,
@@ -139,12 +141,14 @@ def set_data_options(
     return [set_options(func, {"document_frequencies": frequencies}) for func in reward_funcs]
 
 
-def prepare_task(script_args: "GRPOScriptArguments", training_args: "GRPOConfig") -> dict[str, Any]:
+def prepare_task(
+    script_args: "GRPOScriptArguments", training_args: "GRPOConfig", trust_remote_code: bool = False
+) -> dict[str, Any]:
     """What `VLMGRPOTrainer` needs beside models: rewards, rows, metrics of validation rows, how videos are read."""
     from open_r1.data.video import VideoSettings
     from open_r1.trainer.evaluation import check_evaluation
 
-    reward_funcs = build_rewards(script_args, training_args)
+    reward_funcs = build_rewards(script_args, training_args, trust_remote_code)
     train_dataset, eval_dataset = load_data(script_args, training_args)
     reward_funcs = set_data_options(script_args, reward_funcs, train_dataset)
     eval_metrics = build_eval_metrics(script_args, eval_dataset)
@@ -166,7 +170,7 @@ def build_trainer(
     from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
     from open_r1.trainer.loading import load_policy, load_processor, load_reference, load_vlm_module
 
-    task = prepare_task(script_args, training_args)
+    task = prepare_task(script_args, training_args, model_args.trust_remote_code)
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
     return VLMGRPOTrainer(
@@ -174,7 +178,7 @@ def build_trainer(
         load_reference(model_args, vlm_module, training_args.beta),
         args=training_args,
         vlm_module=vlm_module,
-        processing_class=load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels),
+        processing_class=load_processor(model_args, vlm_module, script_args.image_bounds),
         **task,
     )
 
@@ -191,9 +195,9 @@ def print_plan(
 
     if training_args.local_process_index != 0:
         return
-    task = prepare_task(script_args, training_args)
+    task = prepare_task(script_args, training_args, model_args.trust_remote_code)
     vlm_module = load_vlm_module(model_args)
-    processor = load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels)
+    processor = load_processor(model_args, vlm_module, script_args.image_bounds)
     plan = describe_plan(
         training_args,
         model_args,

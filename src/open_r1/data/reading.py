@@ -21,7 +21,7 @@ from open_r1.data.sources import RowSource
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_CHUNK = 5_000  # rows
+_CHUNK = 1_000  # rows; the garbage collector is slow on more
 
 
 @dataclass(frozen=True, kw_only=True)

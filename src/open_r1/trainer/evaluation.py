@@ -89,7 +89,7 @@ def list_metric_names(
         *summarise_lengths(torch.ones(1), torch.zeros(1, dtype=torch.bool)),
     ]
     if eval_metrics is not None:
-        rows = [dataset[index] for index in range(len(dataset))]
+        rows = _list_rows(dataset)
         report = eval_metrics(rows, [[""] * num_generations for _ in rows])
         names += sorted({*report.values, *report.reasons})
     return names
@@ -164,8 +164,14 @@ def measure_task(
     if eval_metrics is None:
         return EvalReport()
     texts = dict(zip(all_gather(rollout.indices), all_gather(rollout.texts_per_row), strict=True))
-    indices = range(len(dataset))
-    return eval_metrics([dataset[index] for index in indices], [texts[index] for index in indices])
+    return eval_metrics(_list_rows(dataset), [texts[index] for index in range(len(dataset))])
+
+
+def _list_rows(dataset: Any) -> list[dict[str, Any]]:
+    """All rows, without the pictures that lie in a data set."""
+    if "image" in getattr(dataset, "column_names", ()):
+        dataset = dataset.remove_columns("image")
+    return [dataset[index] for index in range(len(dataset))]
 
 
 def add_worst_value(metrics: dict[str, float], args: GRPOConfig) -> dict[str, float]:

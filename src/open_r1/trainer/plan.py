@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from open_r1.configs import GRPOModelConfig
+from open_r1.data.columns import read_column
 from open_r1.data.video import VideoSettings
 from open_r1.trainer.collator import GroupCollator
 from open_r1.trainer.grpo_config import GRPOConfig
@@ -102,7 +103,7 @@ def describe_plan(
         checkpoint: Where the run would go on from, or None.
     """
     schedule = compute_schedule(args, train_dataset, args.world_size)
-    counts = Counter(train_dataset["dataset_name"])
+    counts = Counter(read_column(train_dataset, "dataset_name"))
     trained = f"LoRA of rank {model_args.lora_r}" if model_args.use_peft else "all weights"
     if model_args.frozen_parts:
         trained += f", {' and '.join(model_args.frozen_parts)} frozen"

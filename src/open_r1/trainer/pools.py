@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from open_r1.data.cards import list_cards
+from open_r1.data.columns import read_column
 from open_r1.trainer.sampler_options import SamplerOptions
 
 
@@ -204,7 +205,7 @@ def find_prefixes(dataset: Any, pattern: str | None) -> dict[int, str]:
 
 def _read_column(dataset: Any, name: str, option: str) -> list[Any]:
     if hasattr(dataset, "column_names"):
-        has_column, read = name in dataset.column_names, lambda: list(dataset[name])
+        has_column, read = name in dataset.column_names, lambda: list(read_column(dataset, name))
     else:
         rows: Iterable[dict[str, Any]] = [dataset[i] for i in range(len(dataset))]
         has_column, read = all(name in row for row in rows), lambda: [row[name] for row in rows]

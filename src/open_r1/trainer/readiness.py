@@ -16,6 +16,7 @@ import torch
 
 from open_r1.completions import AnswerContract, extract_answer
 from open_r1.configs import GRPOModelConfig
+from open_r1.data.columns import read_column
 from open_r1.data.video import VideoSettings
 from open_r1.trainer.batch import PromptGroup
 from open_r1.trainer.collator import GroupCollator
@@ -70,7 +71,7 @@ def check_batches(report: Report, args: GRPOConfig, dataset: Any, machine: Machi
     schedule = compute_schedule(args, dataset, machine.num_gpus)
     samplers = _build_samplers(args, dataset, machine.num_gpus)
     num_repeats, num_prompts = samplers[0].num_repeats, samplers[0].num_rows + samplers[0].num_repeats
-    names = Counter(dataset["dataset_name"])
+    names = Counter(read_column(dataset, "dataset_name"))
     report.add("rows", ", ".join(f"{count:,} of {name}" for name, count in sorted(names.items())))
     report.add("groups per GPU and micro-batch", args.groups_per_step)
     report.add("prompts per round, all GPUs", samplers[0].prompts_per_round * machine.num_gpus)
@@ -82,7 +83,7 @@ def check_batches(report: Report, args: GRPOConfig, dataset: Any, machine: Machi
     if num_repeats > len(dataset):
         report.warnings.append(f"{num_repeats:,} of {num_prompts:,} prompts of an epoch are repeated")
     if "fidelity_reward" in reward_names:
-        partners = _count_partners(samplers, dataset["dataset_name"])
+        partners = _count_partners(samplers, list(read_column(dataset, "dataset_name")))
         report.add("partners of an image in the ranking", f"{partners:.1f} on average")
         if partners < FEW_PARTNERS:
             report.warnings.append(

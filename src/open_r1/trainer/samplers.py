@@ -24,10 +24,12 @@ from open_r1.trainer.pools import RowPools
 
 def draw_in_order(num_rows: int, start: int, count: int, seed: int) -> list[int]:
     """Entries `start` to `start + count` - 1 of an endless stream of rows: one random permutation after another."""
-    drawn = []
-    for position in range(start, start + count):
-        generator = torch.Generator().manual_seed(seed + 2**32 + position // num_rows)  # not the orders of the epochs
-        drawn.append(int(torch.randperm(num_rows, generator=generator)[position % num_rows]))
+    drawn: list[int] = []
+    while len(drawn) < count:
+        number, position = divmod(start + len(drawn), num_rows)
+        generator = torch.Generator().manual_seed(seed + 2**32 + number)  # not the orders of the epochs
+        order = torch.randperm(num_rows, generator=generator)
+        drawn += order[position : position + count - len(drawn)].tolist()
     return drawn
 
 
