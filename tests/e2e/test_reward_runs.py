@@ -92,6 +92,27 @@ def test_what_fails_on_one_rank_ends_all_by_name(kind, problem, bad_rewards, tin
     assert re.search(rf"rank 1: Reward {kind}_reward failed .*{problem}", result.stderr)  # as rank 0 knows it
 
 
+STUCK = """
+from collections import deque
+from itertools import repeat
+
+from open_r1.trainer import reward_jobs
+from open_r1.trainer.reward_calls import RewardRunner
+
+def stuck_reward(completions, **columns):
+    return [deque(repeat(0), maxlen=0)]  # a loop in C that looks at no signal
+
+reward_jobs._LAST_RESORT_S = 0.5
+RewardRunner([stuck_reward], timeout_s=0.5).call(prompts=[0], texts=["a"], completion_ids=[[1]], columns={})
+"""
+
+
+def test_a_reward_in_which_the_interpreter_itself_hangs_ends_the_process():
+    result = run([sys.executable, "-c", STUCK])
+    assert result.returncode == 1
+    assert "Timeout" in result.stderr and "in stuck_reward" in result.stderr
+
+
 def test_rewards_in_worker_processes_train(bad_rewards, tiny_checkpoint, iqa_data, tmp_path):
     arguments = build_arguments(
         tiny_checkpoint,

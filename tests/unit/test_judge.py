@@ -11,6 +11,7 @@ from judge_server import LIES, JudgeServer
 from open_r1.configs import GRPOScriptArguments
 from open_r1.rewards import build_reward_funcs
 from open_r1.rewards.judge import add_grader
+from open_r1.trainer.reward_calls import call_reward_funcs
 from open_r1.utils import judge_cache, judge_protocol
 from open_r1.utils.judge_client import JudgeClient, JudgeQuestion, JudgeSettings, count_outcomes, get_judge
 from open_r1.utils.judge_protocol import build_messages, parse_verdict, read_body
@@ -232,6 +233,25 @@ def test_vqa_accuracy_reward_asks_the_judge_about_what_its_rules_leave_open(serv
     completions[4][0]["content"] = json.dumps({"answer": "a puppy"})
     assert reward([None] * 6, completions, **columns) == [1, 1, 0, 1, None, 0]
     assert reward.__name__ == "vqa_accuracy_reward" and reward.runs_in == "thread"
+
+
+def test_rows_that_ask_for_a_judge_get_one_beside_rows_that_do_not(server):
+    judge = JudgeSettings(base_url=server.url, model="tiny")
+    funcs = build_reward_funcs(["accuracy"], judge=judge, question_template="default")
+    rewards = call_reward_funcs(
+        funcs,
+        prompts=["p"] * 4,
+        texts=["<answer>a cat</answer>", "<answer>a dog</answer>", "<answer>B</answer>", "<answer>C</answer>"],
+        completion_ids=[[1]] * 4,
+        columns={
+            "problem": ["What?"] * 4,
+            "solution": ["a cat", "a cat", "B", "B"],
+            "accu_reward_method": ["llm", "llm", "mcq", "mcq"],
+            "num_generations": 2,
+        },
+    )
+    assert rewards[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
+    assert len(server.requests) == 2
 
 
 def test_a_reward_that_asks_no_grader_is_left_as_it_is():

@@ -111,7 +111,9 @@ class Job:
                 with self:
                     result = self.func(**self.batch, log_metric=self.log_metric, all_gather=self._pausing(limit))
                     self.values = background_loop.wait(_await(result)) if inspect.isawaitable(result) else result
+                limit.stop()
             except _TimeIsUp:
+                limit.stop()
                 self._give_up(timeout_s)
 
     def wait(self, timeout_s: float | None, give_up: Callable[[], None]) -> None:
