@@ -1,11 +1,14 @@
 """Rows of every layout become one record; what is wrong with one is said at once."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from open_r1.data.records import parse_record, parse_row
 from open_r1.data.schema import RowRules
+from open_r1.data.subsets import parse_sampling
 
 
 ANY = RowRules()
@@ -164,3 +167,14 @@ def test_a_line_and_its_object_give_the_same_row():
     record = {"id": 7, "question": "Là gì?", "answer": "một con mèo", "choices": ["a", "b"]}
     line = json.dumps(record, ensure_ascii=False).encode()
     assert parse_row(line, ANY) == parse_record(record, ANY)
+
+
+def test_the_examples_of_the_page_on_data_are_rows():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    examples = [part.partition("```")[0] for part in text.split("```json\n")[1:]]
+    assert len(examples) >= 6
+    for example in examples:
+        parse_row(example.encode(), ANY)
+    (mixture,) = [part.partition("```")[0] for part in text.split("```yaml\n")[1:]]
+    for entry in yaml.safe_load(mixture)["datasets"]:
+        parse_sampling(entry["sampling_strategy"], "0")
