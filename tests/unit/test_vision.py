@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from builders import ask, make_image
+from datasets import Dataset
 
 from open_r1.inference.generator import SamplingSettings
 from open_r1.inference.hf_generator import HFGenerator
@@ -16,7 +17,13 @@ from open_r1.trainer.batch import RolloutBatch, pad_completions
 from open_r1.trainer.collator import GroupCollator
 from open_r1.trainer.logps import LogpsScorer
 from open_r1.trainer.parts import freeze_parts
-from open_r1.trainer.vision import attach_media_features, drop_media_features, has_same_vision, is_vision_frozen
+from open_r1.trainer.vision import (
+    attach_media_features,
+    drop_media_features,
+    find_media_kinds,
+    has_same_vision,
+    is_vision_frozen,
+)
 from open_r1.vlm_modules.vlm_module import EncodedPrompt
 
 
@@ -190,3 +197,14 @@ def test_each_different_picture_of_a_round_is_prepared_once(generator, tmp_path,
     keys = [[image.key for image in group.prompt.images] for group in groups]
     assert len({key for own in keys for key in own}) == 3
     assert keys[0] == keys[1] == [keys[2][1]] == [keys[4][1]]
+
+
+def test_the_kinds_of_media_are_those_that_any_row_shows():
+    def find(**columns: list[list[str]]) -> tuple[str, ...]:
+        return find_media_kinds(Dataset.from_dict(columns))
+
+    assert find(image_path=[[], ["a.png"]]) == ("image",)
+    assert find(image_path=[[], ["a.png"]], video_path=[["a.mp4"], []]) == ("image", "video")
+    assert find(image_path=[["a.png"], []], video_path=[[], []]) == ("image",)
+    assert find(image_path=[[], []], video_path=[[], ["frames"]]) == ("video",)
+    assert find(image_path=[[], []], video_path=[[], []]) == ("image",)  # the tower's gradients are waited for

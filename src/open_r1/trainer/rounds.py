@@ -68,8 +68,8 @@ class SavedRound:
             if not torch.equal(prompt.input_ids.cpu(), expected):
                 raise ValueError(
                     f"Row {row} of the training data has another prompt than when the checkpoint was saved in the "
-                    "middle of its round. Resume with the same data, question template and image size bounds "
-                    "(--min_pixels, --max_pixels)."
+                    "middle of its round. Resume with the same data, question template, and bounds of images and "
+                    "videos (--min_pixels, --max_pixels, --video_*)."
                 )
         values = {
             name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in self.values.items()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from open_r1.data.columns import read_column
 from open_r1.inference.batching import list_media
 from open_r1.inference.hf_generator import eval_mode
 from open_r1.trainer.batch import RolloutBatch
@@ -88,7 +89,8 @@ def _split_into_passes(media: Sequence[EncodedMedia], images_per_pass: int) -> I
 def find_media_kinds(dataset: Any) -> tuple[str, ...]:
     """The kinds that the rows of a data set show, the same on every device; images where they show nothing."""
     columns = {"image": "image_path", "video": "video_path"}
-    found = [kind for kind, name in columns.items() if name in dataset.column_names and any(dataset[name])]
+    names = dataset.column_names
+    found = [kind for kind, name in columns.items() if name in names and any(read_column(dataset, name))]
     return tuple(found) or ("image",)
 
 
