@@ -4,11 +4,14 @@ import asyncio
 import doctest
 import json
 import time
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from judge_server import LIES, JudgeServer
 
 from open_r1.configs import GRPOScriptArguments
+from open_r1.judge_arguments import JudgeArguments
 from open_r1.rewards import build_reward_funcs
 from open_r1.rewards.judge import add_grader
 from open_r1.trainer.reward_calls import call_reward_funcs
@@ -296,6 +299,11 @@ def test_the_server_may_be_named_in_the_environment():
 def test_options_that_cannot_work_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         arguments(**options).build_judge({})
+
+
+def test_every_option_of_the_judge_is_on_its_page():
+    page = (Path(__file__).parents[2] / "docs" / "judge.md").read_text(encoding="utf-8")
+    assert [item.name for item in fields(JudgeArguments) if f"`--{item.name}`" not in page] == []
 
 
 def test_a_judge_is_built_once():
