@@ -369,3 +369,23 @@ def test_the_range_of_siglip_is_not_guessed(dual_encoders, picture):
         reward_explanations([GOLD], [[picture]], **options)
     (reward,) = reward_explanations([GOLD], [[picture]], explanation_clip_range=[-100, 100], **options)
     assert 0 < reward < 1
+
+
+def test_reasoning_is_evaluated_from_files(tmp_path):
+    from open_r1 import evaluate
+
+    steps = {"a": REFERENCE, "b": [REFERENCE[1], REFERENCE[1]], "c": []}
+    labels = [{"id": key, "question": "How many?", "answer": "3", "reference_steps": REFERENCE} for key in steps]
+    labels.append({"id": "d", "question": "How many?", "answer": "3"})
+    predictions = {key: {"reasoning_steps": own, "answer": "3"} for key, own in {**steps, "d": REFERENCE}.items()}
+    (tmp_path / "pred.json").write_text(json.dumps(predictions))
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    output = tmp_path / "eval.json"
+    files = ["--predictions", str(tmp_path / "pred.json"), "--labels", str(tmp_path / "labels.json")]
+    evaluate.main(["--task", "reasoning", *files, "--output", str(output), "--device", "cpu"])
+    report = json.loads(output.read_text())
+    assert report["counts"] == {"rows": 4, "scored": 3, "without_reference": 1, "without_steps": 1, "missing": 0}
+    assert report["metrics"]["match_f1"] == pytest.approx((1 + 1 / 3 + 0) / 3, abs=1e-4)
+    assert report["metrics"]["num_predicted_steps"] == 2.0
+    assert report["metrics"]["repeated_steps"] == pytest.approx(1 / 6)
+    assert report["notes"][0] == "encoder: all-MiniLM-L6-v2, threshold 0.45, greedy matching"
