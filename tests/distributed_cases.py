@@ -102,6 +102,7 @@ CASES = {
     "zero3_resume": (zero(3), {}, "pictures"),
     "zero3_lora_resume": (zero(3), LORA, "pictures"),
     "zero3_sync_resume": (zero(3) | {"sync_ref_model": True, "ref_model_sync_steps": 1}, {}, "pictures"),
+    "zero2_offload": (zero(2, "_offload"), {}, "pictures"),
     "zero3_offload": (zero(3, "_offload"), {}, "pictures"),
     "zero3_replicated": (zero(3) | {"logps_mode": "replicated"}, {}, "mixed"),
     "fsdp2": (FSDP2, {}, "pictures"),

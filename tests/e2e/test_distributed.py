@@ -233,8 +233,10 @@ def test_more_runs_go_on_from_the_middle_of_a_round(slow, case):
 @pytest.mark.slow
 def test_optimizer_and_weights_in_cpu_memory(tiny_checkpoint, rows_path, tmp_path):
     """DeepSpeed compiles its optimizer for this, minutes long, once per machine."""
-    run_cases(tiny_checkpoint, rows_path, tmp_path, ["one", "zero3_offload"])
-    assert_equal(read(tmp_path, "zero3_offload"), read(tmp_path, "one"))
+    cases = ["zero2_offload", "zero3_offload"]
+    run_cases(tiny_checkpoint, rows_path, tmp_path, ["one", *cases])
+    for case in cases:
+        assert_equal(read(tmp_path, case), read(tmp_path, "one"))
 
 
 TROUBLE = """

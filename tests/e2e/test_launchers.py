@@ -20,7 +20,10 @@ def build_launchers() -> dict[str, list[str]]:
     return {
         "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", "-m"],
         "accelerate": [str(BIN / "accelerate"), "launch", *overrides, str(configs / "ddp.yaml"), "-m"],
-        "accelerate zero2": [str(BIN / "accelerate"), "launch", *overrides, str(configs / "zero2.yaml"), "-m"],
+        **{
+            f"accelerate {name}": [str(BIN / "accelerate"), "launch", *overrides, str(configs / f"{name}.yaml"), "-m"]
+            for name in ("zero2", "zero3", "fsdp2")
+        },
         "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", port, "--module"],
     }
 
@@ -42,10 +45,17 @@ def expected(tiny_checkpoint, iqa_data, tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize(
-    "name", ["accelerate", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deepspeed", "accelerate zero2"))]
+    "name",
+    [
+        *("accelerate", "accelerate fsdp2"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("deepspeed", "accelerate zero2", "accelerate zero3")
+        ),
+    ],
 )
 def test_two_processes_compute_the_same_under_every_launcher(name, expected, tiny_checkpoint, iqa_data, tmp_path):
-    if name != "accelerate":
+    if name not in ("accelerate", "accelerate fsdp2"):
         pytest.importorskip("deepspeed")
     assert expected["reward"] > 0 and expected["grad_norm"] > 0
     found = train(build_launchers()[name], tiny_checkpoint, iqa_data, tmp_path / "run")
