@@ -6,7 +6,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-HANG_S = 1.5
+HANG_S = 3.0
 LIES = {  # what a model says when it does not say what it was asked for
     "nonsense": "The answer is splendid!",
     "score 99": '{"score": 99}',

@@ -60,7 +60,7 @@ def train(tiny_checkpoint, iqa_data, tmp_path):
         judge = JudgeSettings(
             base_url=server.url,
             model="tiny",
-            timeout_s=0.3,
+            timeout_s=1.0,
             retries=1,
             concurrency=2,
             cache_dir=str(tmp_path / "kept"),

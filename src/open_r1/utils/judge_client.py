@@ -115,6 +115,13 @@ class JudgeClient:
         """
         openai = require("openai", "judge")
         self._num_failures_in_row = 0
+        if self._client is None:
+            self._client = openai.AsyncOpenAI(
+                base_url=self.settings.base_url,
+                api_key=self.settings.api_key,
+                timeout=self.settings.timeout_s,
+                max_retries=self.settings.retries,
+            )
         requests = [self._build_request(question) for question in questions]
         keys = [compute_key(request) for request in requests]
         unique = dict(zip(keys, requests))
@@ -157,7 +164,7 @@ class JudgeClient:
                 return Verdict(score=None, outcome="failed"), "not asked after so many failures"
             try:
                 async with asyncio.timeout(self.settings.longest_wait_s):
-                    reply = await self._send(openai, request)
+                    reply = await self._send(request)
             except (openai.OpenAIError, TimeoutError) as error:
                 self._num_failures_in_row += 1
                 return Verdict(score=None, outcome="failed"), f"{type(error).__name__}: {error}"[:300]
@@ -168,14 +175,7 @@ class JudgeClient:
         self._cache.put(key, reply)
         return Verdict(score=score, outcome="answered"), None
 
-    async def _send(self, openai: Any, request: dict[str, Any]) -> str:
+    async def _send(self, request: dict[str, Any]) -> str:
         """The text of the reply; the client itself tries again, with pauses that grow."""
-        if self._client is None:
-            self._client = openai.AsyncOpenAI(
-                base_url=self.settings.base_url,
-                api_key=self.settings.api_key,
-                timeout=self.settings.timeout_s,
-                max_retries=self.settings.retries,
-            )
         raw = await self._client.chat.completions.with_raw_response.create(**request)
         return read_body(raw.http_response.text)

@@ -27,7 +27,7 @@ def server():
 
 
 def ask(server, *answers, **changes):
-    settings = {"base_url": server.url, "model": "tiny", "timeout_s": 0.3, "retries": 0, "concurrency": 4} | changes
+    settings = {"base_url": server.url, "model": "tiny", "timeout_s": 5.0, "retries": 0, "concurrency": 4} | changes
     questions = [JudgeQuestion(question="What?", reference="a cat", answer=answer) for answer in answers]
     return JudgeClient(JudgeSettings(**settings)).ask(questions)
 
@@ -132,7 +132,7 @@ def test_a_reply_that_is_no_verdict_is_unreadable_and_never_kept(server, behavio
 def test_a_question_that_is_not_answered_has_no_score(server, behaviour, caplog):
     server.behaviour = behaviour
     start = time.perf_counter()
-    assert describe(ask(server, "a cat")) == [("failed", None)]
+    assert describe(ask(server, "a cat", timeout_s=0.3)) == [("failed", None)]
     assert time.perf_counter() - start < 2
     assert "the judge tiny at http://127.0.0.1" in caplog.text
 
@@ -158,7 +158,7 @@ def test_nobody_listening_is_a_failure_as_any_other(server):
 def test_many_questions_are_on_their_way_at_once_up_to_the_bound(server):
     server.behaviour = "slow"
     start = time.perf_counter()
-    ask(server, *map(str, range(16)), concurrency=4, timeout_s=5)
+    ask(server, *map(str, range(16)), concurrency=4)
     assert server.most_open == 4
     assert time.perf_counter() - start < 16 * 0.05
 
@@ -192,7 +192,7 @@ def test_a_coroutine_can_ask_in_a_loop_of_its_own(server):
 
 def score(server, texts, solutions, **changes):
     logged = {}
-    judge = JudgeSettings(base_url=server.url, model="tiny", timeout_s=0.3, retries=0, **changes)
+    judge = JudgeSettings(base_url=server.url, model="tiny", timeout_s=5.0, retries=0, **changes)
     (reward,) = build_reward_funcs(["llm_judge"], judge=judge, question_template="default")
     completions = [[{"role": "assistant", "content": text}] for text in texts]
     columns = {"problem": ["What?"] * len(texts), "solution": solutions, "log_metric": logged.__setitem__}
@@ -220,7 +220,7 @@ def test_llm_judge_reward_without_a_judge_is_refused():
 
 
 def test_vqa_accuracy_reward_asks_the_judge_about_what_its_rules_leave_open(server):
-    judge = JudgeSettings(base_url=server.url, model="tiny", timeout_s=0.3, retries=0)
+    judge = JudgeSettings(base_url=server.url, model="tiny", timeout_s=5.0, retries=0)
     (reward,) = (add_grader(func, judge) for func in build_reward_funcs(["vqa_accuracy"]))
     answers = ["two", "two", "3", "a cat", "a kitten", "a kitten"]
     solutions = ["2", "2", "2", "cat", "a cat", "a cat"]
