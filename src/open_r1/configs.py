@@ -109,6 +109,9 @@ class GRPOModelConfig(ModelConfig):
         "Parts whose linear layers get adapters, where --lora_target_modules does not name them. Default: language.",
         choices=list(MODEL_PARTS),
     )
+    trust_remote_code: bool = _doc(
+        "Run the Python code that comes with the model or with a reward model (docs/models.md).", False
+    )
     freeze_vision_modules: bool = _doc("Train the language model alone; vision tower and projector stay.", False)
     freeze_projector: bool | None = _doc("The same for the projector alone. Default: as --freeze_vision_modules.")
     freeze_language_model: bool = _doc("Train vision tower and projector alone.", False)

@@ -61,6 +61,9 @@ class DataArguments:
     )
     min_pixels: int | None = _doc("Images are enlarged to at least this many pixels. Default: the checkpoint's.")
     max_pixels: int | None = _doc("Images are reduced to at most this many pixels. Default: the checkpoint's.")
+    max_anyres_num: int | None = _doc(
+        "InternVL: tiles that an image is cut into at most, a thumbnail not counted. Default: the checkpoint's, 12."
+    )
     video_fps: float = _doc("Frames that are taken of each second of a video.", 2.0)
     video_min_frames: int = _doc("Frames that are taken of a short video, where it has as many.", 4)
     video_max_frames: int = _doc("Frames that are taken of a long video.", 32)
@@ -106,6 +109,11 @@ class DataArguments:
     @property
     def task(self) -> Task:
         return get_task(self.task_type)
+
+    @property
+    def image_bounds(self) -> dict[str, int | None]:
+        """Bounds of images, by their names in `vlm_modules.processors.ImageBounds`."""
+        return {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels, "max_tiles": self.max_anyres_num}
 
     @property
     def video_options(self) -> dict[str, float | int | None]:

@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--base", help="The base model, where it lies elsewhere than adapter_config.json says.")
     dtypes = ("auto", "bfloat16", "float16", "float32")
     add("--dtype", default="auto", choices=dtypes, help="Precision of the stored weights. Default: the base's.")
+    add("--trust_remote_code", action="store_true", help="Run the Python code that comes with the base model.")
     add("--overwrite", action="store_true", help="Write into a folder that holds other files.")
     return parser
 
@@ -51,7 +52,13 @@ def check_folders(adapters: Path, output: Path, base_path: str, overwrite: bool)
 
 
 def merge(
-    adapters: Path, output: Path, *, base: str | None = None, dtype: str = "auto", overwrite: bool = False
+    adapters: Path,
+    output: Path,
+    *,
+    base: str | None = None,
+    dtype: str = "auto",
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> None:
     """Writes the merged checkpoint.
 
@@ -61,23 +68,25 @@ def merge(
         base: The base model, in place of the one that the adapters name.
         dtype: Precision of the stored weights; `auto` is the base's.
         overwrite: Write into a folder that is not empty.
+        trust_remote_code: Whether code that comes with the base may run.
 
     Raises:
         ValueError: a folder is not what it should be, or the adapters do not fit the base.
     """
-    source = find_model_source(str(adapters), base=base)
+    source = find_model_source(str(adapters), base=base, trust_remote_code=trust_remote_code)
     if source.adapters_path is None:
         raise ValueError(f"--adapters {adapters} holds no adapter_config.json, so it is no folder of adapters.")
     check_folders(adapters, output, source.base_path, overwrite)
     from open_r1.vlm_modules import select_vlm_module
+    from open_r1.vlm_modules.processors import load_processor
 
     config = load_base_config(source)
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{source.base_path} is quantised: name its unquantised weights with --base.")
     vlm_module = select_vlm_module(config)
-    processor = vlm_module.load_processor(source.processor_path, revision=source.revision)
+    processor = load_processor(vlm_module, source)
     model_class = vlm_module.get_model_class(config)
-    model = model_class.from_pretrained(source.base_path, revision=source.revision, dtype="auto")
+    model = model_class.from_pretrained(source.base_path, config=config, revision=source.revision, dtype="auto")
     model = merge_adapters(model, str(adapters))
     if dtype != "auto":
         import torch
@@ -90,7 +99,8 @@ def merge(
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    merge(args.adapters, args.output, base=args.base, dtype=args.dtype, overwrite=args.overwrite)
+    options = {name: getattr(args, name) for name in ("base", "dtype", "overwrite", "trust_remote_code")}
+    merge(args.adapters, args.output, **options)
 
 
 if __name__ == "__main__":

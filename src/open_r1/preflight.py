@@ -90,13 +90,13 @@ def _check_run(
     from open_r1.trainer import readiness
     from open_r1.trainer.loading import load_processor, load_vlm_module
 
-    reward_funcs = _attempt(report, "rewards", lambda: build_rewards(script_args, args))
+    reward_funcs = _attempt(report, "rewards", lambda: build_rewards(script_args, args, model_args.trust_remote_code))
     data = _attempt(report, "data", lambda: load_data(script_args, args))
     vlm_module = _attempt(report, "model", lambda: load_vlm_module(model_args))
     processor = vlm_module and _attempt(
         report,
         "processor",
-        lambda: load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels),
+        lambda: load_processor(model_args, vlm_module, script_args.image_bounds),
     )
     sharding = vlm_module and _attempt(report, "DeepSpeed", lambda: _check_deepspeed(report, own, args, model_args))
     if data is None:
@@ -143,7 +143,10 @@ def _check_deepspeed(
     from open_r1.trainer.distributed import load_deepspeed_config
     from open_r1.utils.adapters import find_model_source, load_base_config
 
-    config = load_base_config(find_model_source(model_args.model_name_or_path, model_args.model_revision))
+    source = find_model_source(
+        model_args.model_name_or_path, model_args.model_revision, trust_remote_code=model_args.trust_remote_code
+    )
+    config = load_base_config(source)
     hidden_size = config.get_text_config().hidden_size
     settings = load_deepspeed_config(own.deepspeed) if own.deepspeed else None
     if settings is not None:

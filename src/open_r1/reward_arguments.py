@@ -97,7 +97,6 @@ class RewardArguments(JudgeArguments):
     reward_device: str = _doc(
         "Device of the rewards' encoders and of reward models; `cuda` is each process's own GPU.", "cpu"
     )
-    trust_remote_code: bool = _doc("Run the Python code that comes with a reward model.", False)
 
     def __post_init__(self):
         if not 0 <= self.explanation_alpha <= 1:
@@ -131,4 +130,4 @@ class RewardArguments(JudgeArguments):
 
 
 # What is no option of a reward function; `overlong_cache` is resolved by the limit of completions.
-_NOT_OF_A_REWARD = ("reward_funcs", "overlong_cache", "trust_remote_code")
+_NOT_OF_A_REWARD = ("reward_funcs", "overlong_cache")

@@ -48,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_new_tokens", type=int, default=512, help="Limit of each answer.")
     add("--min_pixels", type=int, help="Lower bound of an image's area. Default: the checkpoint's.")
     add("--max_pixels", type=int, help="Upper bound of an image's area. Default: the checkpoint's.")
+    add("--max_anyres_num", type=int, help="InternVL: tiles of an image at most. Default: the checkpoint's, 12.")
+    add("--trust_remote_code", action="store_true", help="Run the Python code that comes with the model.")
     add("--dtype", default="auto", help="Precision of the weights, as bfloat16. Default: the checkpoint's.")
     add("--device", default="auto", help="As cuda:0 or cpu. Default: CUDA where there is one.")
     add("--overwrite", action="store_true", help="Start anew where the output exists.")
@@ -69,7 +71,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def collect_settings(args: argparse.Namespace) -> dict[str, Any]:
     """All that the scores depend on, for the file beside the output."""
     names = ("model", "thinking", "batch_size", "num_samples", "temperature", "seed", "max_new_tokens")
-    settings = {name: getattr(args, name) for name in (*names, "min_pixels", "max_pixels", "dtype")}
+    settings = {name: getattr(args, name) for name in (*names, "min_pixels", "max_pixels", "max_anyres_num", "dtype")}
     return settings | {"checkpoint_id": compute_checkpoint_id(args.model)}
 
 
@@ -159,8 +161,9 @@ def main(argv: list[str] | None = None) -> int:
     with PredictionWriter(args.output, settings, has_samples=args.num_samples > 1, overwrite=args.overwrite) as writer:
         if writer.kept:
             logger.info("%s holds %d rows already; going on from there", args.output, len(writer.kept))
-        pixels = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
-        generator = HFGenerator.from_pretrained(args.model, dtype=args.dtype, device=args.device, **pixels)
+        bounds = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels, "max_tiles": args.max_anyres_num}
+        options = {"dtype": args.dtype, "device": args.device, "trust_remote_code": args.trust_remote_code}
+        generator = HFGenerator.from_pretrained(args.model, **options, **bounds)
         scorer = Scorer(generator, args)
         predictions = score_images(paths, scorer, writer)
     return report_outcome(predictions, scorer.num_cut, args.output)

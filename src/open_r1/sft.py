@@ -98,11 +98,16 @@ def build_trainer(
     dataset = load_data(script_args, training_args.seed)
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
+    if vlm_module.get_vlm_key() == "internvl_chat":
+        raise ValueError(
+            f"{model_args.model_name_or_path}: the cold start needs a processor of transformers, which checkpoints "
+            "with code of their own lack; take the same model from a name that ends in -hf."
+        )
     trainer = ColdStartTrainer(
         load_policy(model_args, vlm_module, keep_dropout=True),
         training_args,
         train_dataset=dataset,
-        processing_class=load_processor(model_args, vlm_module, script_args.min_pixels, script_args.max_pixels),
+        processing_class=load_processor(model_args, vlm_module, script_args.image_bounds),
         callbacks=[MetricsFileCallback(), LiveProgressCallback()],
     )
     trainer.remove_callback(ProgressCallback)

@@ -463,7 +463,7 @@ def test_a_base_that_is_gone_is_named_with_the_remedy(adapters, tmp_path, tiny_c
 def test_a_folder_of_bare_adapters_takes_the_processor_of_its_base(adapters):
     folder, _ = adapters  # saved by peft alone
     model_args = GRPOModelConfig(model_name_or_path=str(folder), use_peft=True)
-    assert load_processor(model_args, MODULE, None, None).tokenizer.pad_token_id is not None
+    assert load_processor(model_args, MODULE).tokenizer.pad_token_id is not None
 
 
 # ---- whole runs ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from open_r1.inference.batching import collate_prompts, list_media
 from open_r1.inference.generator import Completions, SamplingSettings
 from open_r1.utils.adapters import find_model_source, load_base_config, merge_adapters
 from open_r1.vlm_modules import select_vlm_module
+from open_r1.vlm_modules.processors import ImageBounds, load_processor
 from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt, VLMBaseModule
 
 
@@ -97,17 +98,24 @@ class HFGenerator:
         attn_implementation: str | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        max_tiles: int | None = None,
+        trust_remote_code: bool = False,
     ) -> "HFGenerator":
         """Loads a checkpoint for inference; a folder of adapters is merged into the model that it names.
 
         `device="auto"` is CUDA where there is one, else the CPU.
         """
-        source = find_model_source(model_path)
+        bounds = ImageBounds(min_pixels=min_pixels, max_pixels=max_pixels, max_tiles=max_tiles)
+        source = find_model_source(model_path, trust_remote_code=trust_remote_code)
         config = load_base_config(source)
         vlm_module = select_vlm_module(config)
-        processor = vlm_module.load_processor(source.processor_path, min_pixels, max_pixels, revision=source.revision)
+        processor = load_processor(vlm_module, source, bounds)
         model = vlm_module.get_model_class(config).from_pretrained(
-            source.base_path, revision=source.revision, dtype=dtype, attn_implementation=attn_implementation
+            source.base_path,
+            config=config,
+            revision=source.revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
         )
         if source.adapters_path is not None:
             model = merge_adapters(model, source.adapters_path)

@@ -60,7 +60,9 @@ def build_shape_model(
     """
     from peft import get_peft_model
 
-    source = find_model_source(model_args.model_name_or_path, model_args.model_revision)
+    source = find_model_source(
+        model_args.model_name_or_path, model_args.model_revision, trust_remote_code=model_args.trust_remote_code
+    )
     config = load_base_config(source)
     with torch.device("meta"):
         model = vlm_module.get_model_class(config)(copy.deepcopy(config))

@@ -6,6 +6,7 @@ without it they are merged first; the reference of the KL term is in both cases 
 
 import copy
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trl import get_peft_config, get_quantization_config
@@ -32,6 +33,8 @@ from open_r1.utils.adapters import (
     merge_adapters,
 )
 from open_r1.vlm_modules import select_vlm_module
+from open_r1.vlm_modules.processors import ImageBounds
+from open_r1.vlm_modules.processors import load_processor as load_bounded_processor
 from open_r1.vlm_modules.vlm_module import VLMBaseModule
 
 
@@ -53,11 +56,10 @@ def load_vlm_module(model_args: GRPOModelConfig) -> VLMBaseModule:
 
 
 def load_processor(
-    model_args: GRPOModelConfig, vlm_module: VLMBaseModule, min_pixels: int | None, max_pixels: int | None
+    model_args: GRPOModelConfig, vlm_module: VLMBaseModule, bounds: Mapping[str, int | None] | None = None
 ) -> "ProcessorMixin":
-    """The checkpoint's processor, with other pixel bounds where given."""
-    source = _find_source(model_args)
-    return vlm_module.load_processor(source.processor_path, min_pixels, max_pixels, revision=source.revision)
+    """The checkpoint's processor, with other bounds of images where given, by their names in `ImageBounds`."""
+    return load_bounded_processor(vlm_module, _find_source(model_args), ImageBounds(**(bounds or {})))
 
 
 def load_policy(
@@ -114,7 +116,9 @@ def disable_dropout(model: "torch.nn.Module") -> None:
 
 
 def _find_source(model_args: GRPOModelConfig) -> ModelSource:
-    return find_model_source(model_args.model_name_or_path, model_args.model_revision)
+    return find_model_source(
+        model_args.model_name_or_path, model_args.model_revision, trust_remote_code=model_args.trust_remote_code
+    )
 
 
 def _load_plain(model_args: GRPOModelConfig, vlm_module: VLMBaseModule) -> "PreTrainedModel":
@@ -150,7 +154,12 @@ def _load_base(model_args: GRPOModelConfig, vlm_module: VLMBaseModule, source: M
         options = {"quantization_config": quantization_config, "device_map": {"": PartialState().device}}
     attention = model_args.attn_implementation
     model = model_class.from_pretrained(
-        source.base_path, revision=source.revision, dtype=dtype, attn_implementation=attention, **options
+        source.base_path,
+        config=config,
+        revision=source.revision,
+        dtype=dtype,
+        attn_implementation=attention,
+        **options,
     )
     if options:
         _keep_weights_differentiable(model)

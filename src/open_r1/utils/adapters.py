@@ -28,6 +28,7 @@ class ModelSource:
     base_path: str
     revision: str = "main"  # of the base
     adapters_path: str | None = None
+    trust_remote_code: bool = False  # whether code that comes with the base may run
 
     @property
     def processor_path(self) -> str:
@@ -37,25 +38,33 @@ class ModelSource:
         return self.adapters_path if has_own else self.base_path
 
 
-def find_model_source(path: str, revision: str = "main", base: str | None = None) -> ModelSource:
+def find_model_source(
+    path: str, revision: str = "main", base: str | None = None, trust_remote_code: bool = False
+) -> ModelSource:
     """Tells a folder of adapters from a model.
 
     Args:
         path: A folder of adapters (it has an `adapter_config.json`), a checkpoint folder, or a model of the hub.
         revision: Of the model, where `path` is none of adapters; those name their base's revision themselves.
         base: The base model of the adapters, in place of the one that they name.
+        trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
         ValueError: the adapters are no LoRA, or name no base.
     """
     if not (Path(path) / "adapter_config.json").is_file():
-        return ModelSource(base_path=path, revision=revision)
+        return ModelSource(base_path=path, revision=revision, trust_remote_code=trust_remote_code)
     config = load_adapter_config(path)
     base_path = base or config.base_model_name_or_path
     if not base_path:
         raise ValueError(f"The adapters in {path} name no base model: {_describe_merge(path)}")
     own_revision = config.revision if base is None else None
-    return ModelSource(base_path=str(base_path), revision=own_revision or "main", adapters_path=str(path))
+    return ModelSource(
+        base_path=str(base_path),
+        revision=own_revision or "main",
+        adapters_path=str(path),
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def load_adapter_config(path: str) -> "LoraConfig":
@@ -71,11 +80,12 @@ def load_adapter_config(path: str) -> "LoraConfig":
 
 
 def load_base_config(source: ModelSource) -> "PretrainedConfig":
-    """The configuration of the base model; ValueError where adapters name one that is not there."""
-    from transformers import AutoConfig
+    """The configuration of the base model; ValueError where adapters name one that is not there, or where it takes
+    code that may not run."""
+    from open_r1.vlm_modules.remote_code import load_config
 
     try:
-        return AutoConfig.from_pretrained(source.base_path, revision=source.revision)
+        return load_config(source.base_path, source.revision, source.trust_remote_code)
     except OSError as error:
         if source.adapters_path is None:
             raise

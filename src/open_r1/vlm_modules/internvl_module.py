@@ -47,13 +47,20 @@ class InternVLModule(VLMBaseModule):
     ) -> "ProcessorMixin":
         from transformers import AutoProcessor
 
+        self.refuse_pixel_bounds(min_pixels, max_pixels)
+        return AutoProcessor.from_pretrained(model_name_or_path, revision=revision)
+
+    def refuse_pixel_bounds(self, min_pixels: int | None, max_pixels: int | None) -> None:
+        """ValueError where there are bounds: tiles have a fixed size."""
         if min_pixels is not None or max_pixels is not None:
             raise ValueError(
                 f"min_pixels ({min_pixels}) and max_pixels ({max_pixels}) do not apply to InternVL, which cuts images "
-                "into tiles of a fixed size: the image processor's `max_patches` in the checkpoint decides how many. "
-                "Leave out --min_pixels and --max_pixels."
+                "into tiles of a fixed size: bound their number with --max_anyres_num (the image processor's "
+                "`max_patches`), and leave out --min_pixels and --max_pixels."
             )
-        return AutoProcessor.from_pretrained(model_name_or_path, revision=revision)
+
+    def bound_tiles(self, processor: "ProcessorMixin", max_tiles: int) -> None:
+        processor.image_processor.max_patches = max_tiles
 
     def get_vision_modules_keywords(self) -> list[str]:
         return ["vision_tower", "multi_modal_projector"]
@@ -88,17 +95,21 @@ class InternVLModule(VLMBaseModule):
         seconds_per_frame: float,
         max_pixels: int | None = None,
     ) -> EncodedMedia:
-        if max_pixels is not None:
-            raise ValueError(
-                f"video_max_pixels ({max_pixels}) does not apply to InternVL, whose frames have the fixed size of a "
-                "tile: leave out --video_max_pixels, and bound the number of frames by --video_max_frames."
-            )
+        self.refuse_frame_bound(max_pixels)
         videos = [torch.from_numpy(frames).permute(0, 3, 1, 2)]
         inputs = processor.video_processor(videos=videos, do_sample_frames=False, return_tensors="pt")
         text = processor.replace_video_token(inputs, 0)
         pixel_values = inputs["pixel_values_videos"][0]  # (frames, 3, height, width)
         key = compute_video_key(frames, timestamps)
         return EncodedMedia(key=key, kind="video", text=text, inputs={"pixel_values": pixel_values})
+
+    def refuse_frame_bound(self, max_pixels: int | None) -> None:
+        """ValueError where there is one: a frame has the fixed size of a tile."""
+        if max_pixels is not None:
+            raise ValueError(
+                f"video_max_pixels ({max_pixels}) does not apply to InternVL, whose frames have the fixed size of a "
+                "tile: leave out --video_max_pixels, and bound the number of frames by --video_max_frames."
+            )
 
     def compute_features(self, model: "PreTrainedModel", media: Sequence[EncodedMedia]) -> list[MediaFeatures]:
         pixel_values = join_media_inputs(media)["pixel_values"].to(model.device)  # (tiles, 3, height, width)

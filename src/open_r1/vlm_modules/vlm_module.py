@@ -136,15 +136,9 @@ class VLMBaseModule(ABC):
         """Loads the processor; pixel bounds (height times width after resizing) override the checkpoint's own."""
 
     def bound_tiles(self, processor: "ProcessorMixin", max_tiles: int) -> None:
-        """Sets into how many tiles an image is cut at most, a thumbnail not counted; the processor is changed.
-
-        Raises:
-            ValueError: the family cuts none, or not to a number.
-        """
-        raise ValueError(
-            f"--max_anyres_num ({max_tiles}) is the number of tiles of an image, and does nothing for the family "
-            f"{self.get_vlm_key()}: leave it out."
-        )
+        """Sets the most tiles of an image, a thumbnail not counted; ValueError where the family has no such bound."""
+        key = self.get_vlm_key()
+        raise ValueError(f"--max_anyres_num {max_tiles} does nothing for the family {key}: leave it out.")
 
     @abstractmethod
     def get_vision_modules_keywords(self) -> list[str]:

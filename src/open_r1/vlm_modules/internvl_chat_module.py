@@ -1,0 +1,91 @@
+"""InternVL as its authors publish it (`InternVLChatModel`: InternVL 2.5 and 3, Vintern): code comes with the checkpoint.
+
+The same models are there in the layout of transformers, under names that end in `-hf` (`internvl_module.py`).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from open_r1.vlm_modules.internvl_chat_model import load_model_class
+from open_r1.vlm_modules.internvl_chat_processor import InternVLChatProcessor
+from open_r1.vlm_modules.internvl_module import InternVLModule
+from open_r1.vlm_modules.vlm_module import EncodedMedia, compute_image_key, compute_video_key, get_bare_model
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+class InternVLChatModule(InternVLModule):
+    def get_vlm_key(self) -> str:
+        return "internvl_chat"
+
+    def get_model_class(self, config: "PretrainedConfig") -> type["PreTrainedModel"]:
+        return load_model_class(config)
+
+    def load_processor(
+        self,
+        model_name_or_path: str,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        revision: str = "main",
+        trust_remote_code: bool = False,
+    ) -> InternVLChatProcessor:
+        self.refuse_pixel_bounds(min_pixels, max_pixels)
+        return InternVLChatProcessor.from_pretrained(model_name_or_path, revision, trust_remote_code)
+
+    def bound_tiles(self, processor: InternVLChatProcessor, max_tiles: int) -> None:
+        processor.max_tiles = max_tiles
+
+    def get_vision_modules_keywords(self) -> list[str]:
+        return ["vision_model", "mlp1"]
+
+    def get_projector_keywords(self) -> list[str]:
+        return ["mlp1"]
+
+    def get_media_token_ids(self, config: "PretrainedConfig", processor: InternVLChatProcessor) -> list[int]:
+        tokens = [processor.start_token, processor.image_token, processor.end_token]
+        return sorted(processor.tokenizer.convert_tokens_to_ids(tokens))
+
+    def get_eos_token_ids(self, model: "PreTrainedModel", processor: InternVLChatProcessor) -> list[int]:
+        """Also what the checkpoint's conversation format puts behind a turn, where that is one token."""
+        ids = set(super().get_eos_token_ids(model, processor))
+        conversation = getattr(get_bare_model(model), "conv_template", None)
+        separator = (getattr(conversation, "sep", None) or "").strip()
+        return sorted(ids | {id for token, id in processor.tokenizer.get_vocab().items() if token == separator})
+
+    def encode_image(self, processor: InternVLChatProcessor, image: "Image.Image") -> EncodedMedia:
+        pixel_values = processor.encode_image(image)
+        return EncodedMedia(
+            key=compute_image_key(image),
+            text=processor.write_image(len(pixel_values)),
+            inputs=_build_inputs(pixel_values),
+            image_size=image.size,
+        )
+
+    def encode_video(
+        self,
+        processor: InternVLChatProcessor,
+        frames: "np.ndarray",
+        timestamps: Sequence[float],
+        seconds_per_frame: float,
+        max_pixels: int | None = None,
+    ) -> EncodedMedia:
+        self.refuse_frame_bound(max_pixels)
+        return EncodedMedia(
+            key=compute_video_key(frames, timestamps),
+            kind="video",
+            text=processor.write_video(len(frames)),
+            inputs=_build_inputs(processor.encode_frames(frames)),
+        )
+
+    def get_temporal_patch_size(self, processor: Any) -> int:
+        return 1
+
+
+def _build_inputs(pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"pixel_values": pixel_values, "image_flags": torch.ones(len(pixel_values), 1, dtype=torch.long)}
