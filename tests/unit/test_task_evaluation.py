@@ -146,6 +146,17 @@ def test_rows_without_an_id_have_that_of_their_line(tmp_path):
     assert evaluate_task("vqa", predictions, labels).metrics["accuracy"] == pytest.approx(2 / 3)
 
 
+def test_rows_of_a_saved_data_set_have_their_index_as_id(tmp_path):
+    from datasets import Dataset
+
+    rows = {"question": ["How many dogs?", "How many cats?"], "answer": ["2", "3"]}
+    Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
+    for index, answer in enumerate(("2", "4")):
+        write_json(tmp_path / "pred" / f"{index}.json", {"reasoning_steps": ["a"], "answer": answer})
+    report = evaluate_task("vqa", tmp_path / "pred", tmp_path / "saved")
+    assert [(row["id"], row["is_correct"]) for row in report.details] == [("0", True), ("1", False)]
+
+
 def test_what_cannot_be_joined_is_counted_and_told(vqa_labels, tmp_path):
     predictions = write_json(tmp_path / "pred.json", {"q1": PARTS["q1"], "q9": PARTS["q1"]})
     report = evaluate_task("vqa", predictions, vqa_labels)
