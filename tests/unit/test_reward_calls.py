@@ -158,19 +158,19 @@ def test_a_function_that_raises_is_named_with_its_first_completion_and_the_cause
 @pytest.mark.parametrize("place", ["coroutine", "thread"])
 def test_functions_that_wait_wait_at_the_same_time(place):
     async def async_reward(completions, **kwargs):
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.3)
         return [1.0] * len(completions)
 
     def thread_reward(completions, **kwargs):
-        time.sleep(0.15)
+        time.sleep(0.3)
         return [1.0] * len(completions)
 
     thread_reward.runs_in = "thread"
     func = {"coroutine": async_reward, "thread": thread_reward}[place]
     start = time.perf_counter()
     _, seconds = run(func, func, func, timeout_s=None)
-    assert time.perf_counter() - start < 0.4  # one after the other: 0.45
-    assert 0.14 < seconds[f"time/reward/{func.__name__}_s"] < 0.4
+    assert time.perf_counter() - start < 0.85  # one after the other: 0.9
+    assert 0.29 < seconds[f"time/reward/{func.__name__}_s"] < 0.85
 
 
 def test_coroutines_run_under_a_loop_that_is_running():
@@ -253,7 +253,7 @@ def test_a_function_that_hangs_is_named(func):
     start = time.perf_counter()
     with pytest.raises(RewardError, match=f"{func.__name__} failed .* longer than --reward_timeout 0.3 s"):
         run(length_reward, func, slow_reward)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 4
 
 
 def test_a_function_that_may_abstain_does_so_when_it_hangs(caplog):
@@ -275,8 +275,8 @@ def test_a_function_in_time_is_left_alone():
         time.sleep(0.1)
         return [1.0] * len(completions)
 
-    assert run(quick_reward, quick_reward, quick_reward, quick_reward)[0].shape == (4, 4)
-    time.sleep(0.25)  # longer than what was left: no alarm is left over
+    assert run(quick_reward, quick_reward, timeout_s=0.5)[0].shape == (4, 2)
+    time.sleep(0.45)  # longer than what was left: no alarm is left over
 
 
 # ---- processes --------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_a_function_that_hangs_in_a_process_is_named_and_the_next_call_works(loa
     start = time.perf_counter()
     with pytest.raises(RewardError, match="endless_reward failed .* longer than --reward_timeout 1 s"):
         runner.call(**BATCH, columns=COLUMNS)
-    assert time.perf_counter() - start < 3
+    assert time.perf_counter() - start < 6
     runner.reward_funcs, runner.timeout_s = [load("length_reward")], 30
     assert runner.call(**BATCH, columns=COLUMNS)[:, 0].tolist() == [1, 2, 3, 4]
     runner.close()
