@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, Video, load_from_disk
 from PIL import Image as PillowImage
 
 from open_r1.completions import get_answer_contract
@@ -172,3 +172,17 @@ def test_bytes_that_are_no_picture_say_so():
         load_image({"bytes": b"text", "path": "a.png"})
     with pytest.raises(BadImageError, match="no such file"):
         load_image({"bytes": None, "path": "gone.png"})
+
+
+def test_videos_are_names_of_files_and_nothing_else(tmp_path):
+    (tmp_path / "1.mp4").write_bytes(b"x")
+    content = {"video": ["1.mp4"], "question": ["a?"], "answer": ["1"]}
+    Dataset.from_dict(content).save_to_disk(tmp_path / "names")
+    row = load(tmp_path / "names", image_root=str(tmp_path), verify_images="exists")[0]
+    assert row["video_path"] == [str(tmp_path / "1.mp4")]
+    assert [part["type"] for part in row["prompt"][0]["content"]] == ["video", "text"]
+    content["video"] = [{"bytes": b"x", "path": None}]
+    features = Features({"video": Video(), "question": TEXT, "answer": TEXT})
+    Dataset.from_dict(content, features=features).save_to_disk(tmp_path / "videos")
+    with pytest.raises(ValueError, match="store names of files"):
+        load(tmp_path / "videos")

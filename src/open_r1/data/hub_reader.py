@@ -93,7 +93,13 @@ class HubReader:
             self.bad_files = list(checker.reasons)
 
     def _list_text_columns(self) -> list[str]:
-        """The columns that rows are made of; ValueError where none of them can be a question."""
+        """The columns that rows are made of; ValueError where there is no question, or videos are no names of files."""
+        from datasets import Video
+
+        if isinstance(self.dataset.features.get("video"), Video):
+            raise ValueError(
+                f"{self.name}: its column video holds the videos themselves; store names of files as text"
+            )
         names = [name for name in _TEXT_COLUMNS if name in self.dataset.column_names]
         names += [name for name in _PICTURE_COLUMNS if name in self.dataset.column_names and self.pictures is None]
         if not {"question", "problem", "conversations"} & set(names):
