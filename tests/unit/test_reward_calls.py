@@ -196,6 +196,16 @@ def test_functions_run_on_the_main_thread_in_order_unless_they_say_otherwise():
     assert order == [threading.main_thread(), "second"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_itself_is_not_waited_for():
+    def leaving_reward(**kwargs):
+        raise SystemExit
+
+    leaving_reward.runs_in = "thread"
+    with pytest.raises(ValueError, match="leaving_reward returned None"):
+        call(leaving_reward)
+
+
 def test_an_unknown_place_is_refused():
     def lost_reward(**kwargs):
         return []

@@ -97,12 +97,11 @@ class Job:
 
     def run_in(self, processes: RewardProcesses) -> None:
         """Runs the job in worker processes, and waits for it."""
-        with self:
+        with self._settling(), self:
             values, metrics = processes.map(self.func, self.batch)
             self._keep(values)
             for name, value in metrics:
                 self.log_metric(name, value)
-        self._settle()
 
     def run_here(self, timeout_s: float | None) -> None:
         """Runs the job on this thread."""
@@ -148,19 +147,23 @@ class Job:
             self._keep(await self.func(**self.batch, log_metric=self.log_metric, all_gather=_refuse_gather))
 
     def _run_thread(self, device: int | None) -> None:
-        with self:
+        with self._settling(), self:
             if device is not None:  # each thread has a current device of its own
                 torch.cuda.set_device(device)
             self._keep(self.func(**self.batch, log_metric=self.log_metric, all_gather=_refuse_gather))
-        self._settle()
 
     def _keep(self, values: Any) -> None:
         if not self.is_given_up:
             self.values = values
 
-    def _settle(self) -> None:
-        with contextlib.suppress(concurrent.futures.InvalidStateError):  # nobody waits for it any more
-            self._future.set_result(None)
+    @contextlib.contextmanager
+    def _settling(self) -> Iterator[None]:
+        """Lets nobody wait any longer, whatever ends the block."""
+        try:
+            yield
+        finally:
+            with contextlib.suppress(concurrent.futures.InvalidStateError):  # it was given up
+                self._future.set_result(None)
 
     def _pausing(self, limit: "_TimeLimit") -> Callable[[Any], Any]:
         """`all_gather` during which the time stands still: other ranks have limits of their own."""
