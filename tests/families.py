@@ -242,7 +242,7 @@ def build_glm4v() -> tuple["PretrainedConfig", "ProcessorMixin"]:
 
 # What LLaVA, Idefics3, SmolVLM and Aria have in common here: one placeholder per image, and nothing around it.
 PLAIN_CHAT_TEMPLATE = INTERNVL_CHAT_TEMPLATE.replace("<IMG_CONTEXT>\n", "<image>").replace("<video>\n", "<video>")
-TILE = 56  # pixels a side: 4 x 4 patches
+TILE = 56  # pixels a side: 4 x 4 patches, or 2 x 2 of LLaVA's
 TILE_VISION = {
     "hidden_size": VISION_WIDTH,
     "num_hidden_layers": 2,
@@ -331,11 +331,11 @@ def build_llava() -> tuple["PretrainedConfig", "ProcessorMixin"]:
 
     tokenizer = wrap_plain_tokenizer()
     image_processor = CLIPImageProcessor(size={"shortest_edge": TILE}, crop_size={"height": TILE, "width": TILE})
-    settings = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    settings = {"patch_size": 28, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     processor = LlavaProcessor(image_processor, tokenizer, chat_template=PLAIN_CHAT_TEMPLATE, **settings)
     config = LlavaConfig(
         text_config={"model_type": "llama", **get_text_settings(tokenizer)},
-        vision_config={**TILE_VISION, "model_type": "clip_vision_model"},
+        vision_config={**TILE_VISION, "model_type": "clip_vision_model", "patch_size": 28},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     return config, processor
@@ -348,11 +348,11 @@ def build_llava_next() -> tuple["PretrainedConfig", "ProcessorMixin"]:
     image_processor = LlavaNextImageProcessor(
         size={"shortest_edge": TILE}, crop_size={"height": TILE, "width": TILE}, image_grid_pinpoints=GRIDS
     )
-    settings = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    settings = {"patch_size": 28, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     processor = LlavaNextProcessor(image_processor, tokenizer, chat_template=PLAIN_CHAT_TEMPLATE, **settings)
     config = LlavaNextConfig(
         text_config={"model_type": "llama", **get_text_settings(tokenizer)},
-        vision_config={**TILE_VISION, "model_type": "clip_vision_model"},
+        vision_config={**TILE_VISION, "model_type": "clip_vision_model", "patch_size": 28},
         image_grid_pinpoints=GRIDS,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
@@ -373,13 +373,13 @@ def build_llava_onevision() -> tuple["PretrainedConfig", "ProcessorMixin"]:
         LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=GRIDS),
         tokenizer,
         LlavaOnevisionVideoProcessor(size=size),
-        num_image_tokens=16,
+        num_image_tokens=4,
         vision_feature_select_strategy="full",
         chat_template=PLAIN_CHAT_TEMPLATE,
     )
     config = LlavaOnevisionConfig(
         text_config={"model_type": "qwen2", **get_text_settings(tokenizer)},
-        vision_config={**TILE_VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+        vision_config={**TILE_VISION, "model_type": "siglip_vision_model", "patch_size": 28, "vision_use_head": False},
         image_grid_pinpoints=GRIDS,
         image_token_index=processor.image_token_id,
         video_token_index=processor.video_token_id,
@@ -408,7 +408,7 @@ def fit_media(model_type: str, sizes: list[tuple[int, ...]]) -> list[tuple[int, 
     """Sizes of images, and of videos with their numbers of frames, without what a family does not take."""
     if model_type == "llava_onevision":  # videos of one length at a time, where the tower is trained
         return [(*size[:2], 4) if len(size) == 3 else size for size in sizes]
-    return [size for size in sizes if len(size) == 2 or model_type in VIDEO_FAMILIES]
+    return [size for size in sizes if len(size) == 2 or model_type not in IMAGES_ONLY]
 
 
 def build_checkpoint(model_type: str, folder: Path) -> str:

@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_pixels", type=int, help="Upper bound of an image's area. Default: the checkpoint's.")
     add("--max_anyres_num", type=int, help="InternVL: tiles of an image at most. Default: the checkpoint's, 12.")
     add("--trust_remote_code", action="store_true", help="Run the Python code that comes with the model.")
+    add("--vlm_module", help="Family of the model, as in training. Default: by its configuration.")
     add("--dtype", default="auto", help="Precision of the weights, as bfloat16. Default: the checkpoint's.")
     add("--device", default="auto", help="As cuda:0 or cpu. Default: CUDA where there is one.")
     add("--overwrite", action="store_true", help="Start anew where the output exists.")
@@ -163,6 +164,7 @@ def main(argv: list[str] | None = None) -> int:
             logger.info("%s holds %d rows already; going on from there", args.output, len(writer.kept))
         bounds = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels, "max_tiles": args.max_anyres_num}
         options = {"dtype": args.dtype, "device": args.device, "trust_remote_code": args.trust_remote_code}
+        options["vlm_module_name"] = args.vlm_module
         generator = HFGenerator.from_pretrained(args.model, **options, **bounds)
         scorer = Scorer(generator, args)
         predictions = score_images(paths, scorer, writer)

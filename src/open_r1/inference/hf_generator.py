@@ -95,27 +95,23 @@ class HFGenerator:
         model_path: str,
         dtype: str = "auto",
         device: str = "auto",
-        attn_implementation: str | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         max_tiles: int | None = None,
+        vlm_module_name: str | None = None,
         trust_remote_code: bool = False,
     ) -> "HFGenerator":
         """Loads a checkpoint for inference; a folder of adapters is merged into the model that it names.
 
-        `device="auto"` is CUDA where there is one, else the CPU.
+        `device="auto"` is CUDA where there is one, else the CPU; `vlm_module_name` is that of `select_vlm_module`.
         """
         bounds = ImageBounds(min_pixels=min_pixels, max_pixels=max_pixels, max_tiles=max_tiles)
         source = find_model_source(model_path, trust_remote_code=trust_remote_code)
         config = load_base_config(source)
-        vlm_module = select_vlm_module(config)
+        vlm_module = select_vlm_module(config, vlm_module_name)
         processor = load_processor(vlm_module, source, bounds)
         model = vlm_module.get_model_class(config).from_pretrained(
-            source.base_path,
-            config=config,
-            revision=source.revision,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
+            source.base_path, config=config, revision=source.revision, dtype=dtype
         )
         if source.adapters_path is not None:
             model = merge_adapters(model, source.adapters_path)

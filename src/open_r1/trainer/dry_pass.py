@@ -21,7 +21,7 @@ from open_r1.trainer.batch import RolloutBatch
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.logps import LogpsScorer
 from open_r1.trainer.packing import PackedLayout
-from open_r1.trainer.parts import find_adapter_targets, freeze_parts, get_part
+from open_r1.trainer.parts import find_adapter_targets, freeze_parts, freeze_unused, get_part
 from open_r1.trainer.splitting import count_row_tokens, split_into_rows
 from open_r1.trainer.vision import is_vision_frozen
 from open_r1.utils.adapters import find_model_source, load_adapter_config, load_base_config
@@ -81,6 +81,7 @@ def build_shape_model(
                 )
             model = get_peft_model(model, peft_config)
     freeze_parts(model, vlm_module, model_args.frozen_parts)
+    freeze_unused(model, vlm_module)
     _use_shape_attention(model)
     return model.train()
 

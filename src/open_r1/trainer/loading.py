@@ -19,6 +19,7 @@ from open_r1.trainer.parts import (
     find_linears,
     find_modules,
     freeze_parts,
+    freeze_unused,
     get_part,
     summarise_trainable,
 )
@@ -52,7 +53,7 @@ _TARGET_OPTIONS = ("lora_modules", "lora_target_modules", "lora_target_parameter
 
 
 def load_vlm_module(model_args: GRPOModelConfig) -> VLMBaseModule:
-    return select_vlm_module(load_base_config(_find_source(model_args)))
+    return select_vlm_module(load_base_config(_find_source(model_args)), model_args.vlm_module)
 
 
 def load_processor(
@@ -81,6 +82,7 @@ def load_policy(
         model_args.lora_dropout = 0.0
     model = _load_adapted(model_args, vlm_module) if model_args.use_peft else _load_plain(model_args, vlm_module)
     freeze_parts(model, vlm_module, model_args.frozen_parts)
+    freeze_unused(model, vlm_module)
     if not keep_dropout:
         disable_dropout(model)
     counts = summarise_trainable(model, vlm_module)

@@ -43,13 +43,22 @@ def freeze_parts(model: torch.nn.Module, vlm_module: VLMBaseModule, parts: Colle
         raise ValueError(f"Freezing found no parameter of: {named}.")
 
 
+def freeze_unused(model: "PreTrainedModel", vlm_module: VLMBaseModule) -> None:
+    """Freezes what no forward pass reaches, adapters included: devices would wait for its gradients."""
+    for name, parameter in model.named_parameters():
+        if vlm_module.is_unused_parameter(model.config, name):
+            parameter.requires_grad_(False)
+
+
 def find_linears(model: "PreTrainedModel", vlm_module: VLMBaseModule, parts: Collection[str]) -> list[str]:
     """Names of every linear layer of these parts, the output head left out: LoRA's default targets."""
     head = model.get_output_embeddings()
+    attentions = [module for module in model.modules() if isinstance(module, torch.nn.MultiheadAttention)]
+    skipped = {head, *(module.out_proj for module in attentions)}  # whose weights the attention takes by itself
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head and get_part(name, vlm_module) in parts
+        if isinstance(module, torch.nn.Linear) and module not in skipped and get_part(name, vlm_module) in parts
     ]
 
 

@@ -10,6 +10,8 @@ from open_r1.vlm_modules.internvl_chat_module import InternVLChatModule
 from open_r1.vlm_modules.internvl_module import InternVLModule
 from open_r1.vlm_modules.llava_module import LlavaOnevisionModule
 from open_r1.vlm_modules.qwen_module import Qwen3VLModule, QwenVLModule
+from open_r1.vlm_modules.unsupported import describe_unsupported
+from open_r1.vlm_modules.user_file import load_module_class
 from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt, VLMBaseModule
 
 
@@ -34,22 +36,43 @@ VLM_MODULES: dict[str, type[VLMBaseModule]] = {
 }
 
 
-def select_vlm_module(config: "PretrainedConfig") -> VLMBaseModule:
+def select_vlm_module(config: "PretrainedConfig", name: str | None = None) -> VLMBaseModule:
     """The module for a loaded configuration.
 
+    Args:
+        config: Of the checkpoint.
+        name: `--vlm_module`, in place of the configuration's model type: a model type that is known, the name of a
+            family, or `path/to/file.py:Class`.
+
     Raises:
-        ValueError: no module knows this model type; the message lists the known ones.
+        ValueError: no module knows this model type or name; the message lists the known ones.
     """
-    return _get_module_class(config.model_type)()
+    return (_get_module_class(config.model_type) if name is None else _find_module_class(name))()
 
 
 def _get_module_class(model_type: str | None) -> type[VLMBaseModule]:
     if model_type not in VLM_MODULES:
         raise ValueError(
-            f"Unsupported model type {model_type!r}: known are {', '.join(sorted(VLM_MODULES))}. "
-            "A family is added by one file in open_r1/vlm_modules and one line in its registry."
+            describe_unsupported(model_type)
+            or f"Unsupported model type {model_type!r}: known are {', '.join(sorted(VLM_MODULES))}. "
+            "--vlm_module generic tries a model that transformers knows as image-text-to-text; a family is added by "
+            "one file and one line (docs/add-a-model.md)."
         )
     return VLM_MODULES[model_type]
+
+
+def _find_module_class(name: str) -> type[VLMBaseModule]:
+    if ":" in name:
+        return load_module_class(name)
+    by_name = dict(VLM_MODULES)
+    for module_class in VLM_MODULES.values():
+        by_name.setdefault(module_class().get_vlm_key(), module_class)
+    if name not in by_name:
+        raise ValueError(
+            f"--vlm_module {name}: known are {', '.join(sorted(by_name))}, and path/to/file.py:Class "
+            "(docs/add-a-model.md)."
+        )
+    return by_name[name]
 
 
 def get_vlm_module(model_name_or_path: str) -> type[VLMBaseModule]:

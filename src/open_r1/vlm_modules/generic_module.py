@@ -9,6 +9,7 @@ replicated log-probabilities on the first group of a run; everything else is at 
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -85,6 +86,15 @@ class GenericModule(VLMBaseModule):
 
     def get_projector_keywords(self) -> list[str]:
         return ["multi_modal_projector", "image_newline"]
+
+    def is_unused_parameter(self, config: "PretrainedConfig", name: str) -> bool:
+        chosen = getattr(config, "vision_feature_layer", None)  # of the hidden states: embeddings, then each layer
+        if chosen is None or not self.is_vision_parameter(name) or self.is_projector_parameter(name):
+            return False
+        depth = config.vision_config.num_hidden_layers
+        used = max(layer % (depth + 1) for layer in ([chosen] if isinstance(chosen, int) else chosen))
+        found = re.search(r"\.layers\.(\d+)\.", name)
+        return int(found.group(1)) >= used if found else bool(re.search(r"\.(post_layernorm|head)\.", name))
 
     def get_media_token_ids(self, config: "PretrainedConfig", processor: "ProcessorMixin") -> list[int]:
         tokens = [processor.image_token, getattr(processor, "video_token", None), *self.get_frame_tokens(processor)]

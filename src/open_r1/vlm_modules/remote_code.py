@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from open_r1.vlm_modules.internvl_chat_model import MODEL_TYPE, load_config_class
 from open_r1.vlm_modules.internvl_chat_processor import InternVLChatProcessor
+from open_r1.vlm_modules.unsupported import describe_unsupported
 
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def load_config(path: str, revision: str = "main", trust_remote_code: bool = Fal
     model_type = read_model_type(path, revision)
     if model_type != MODEL_TYPE and model_type not in CONFIG_MAPPING:
         raise ValueError(
-            f"{path} has the model type {model_type!r}, which neither transformers nor open_r1/vlm_modules knows; "
+            describe_unsupported(model_type)
+            or f"{path} has the model type {model_type!r}, which neither transformers nor open_r1/vlm_modules knows; "
             "code that comes with it would not help."
         )
     if model_type != MODEL_TYPE:

@@ -295,5 +295,9 @@ class VLMBaseModule(ABC):
     def is_projector_parameter(self, name: str) -> bool:
         return any(f".{keyword}." in f".{name}." for keyword in self.get_projector_keywords())
 
+    def is_unused_parameter(self, config: "PretrainedConfig", name: str) -> bool:
+        """Whether no forward pass reaches a parameter, as layers of the tower behind the one that features are of."""
+        return False
+
     def is_vision_parameter(self, name: str) -> bool:
         return any(keyword in name.split(".") for keyword in self.get_vision_modules_keywords())
