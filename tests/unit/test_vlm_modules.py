@@ -34,12 +34,12 @@ def test_the_module_is_chosen_by_the_checkpoint_and_not_by_the_name_of_its_folde
 
 
 def test_an_unknown_model_type_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'bert'.*glm4v, internvl, qwen2_5_vl, qwen2_vl, qwen3_vl"):
+    with pytest.raises(ValueError, match="'bert'.*aria, .*qwen2_5_vl, qwen2_vl, qwen3_vl.*add-a-model"):
         select_vlm_module(BertConfig())
 
 
 def test_every_model_type_has_a_tiny_checkpoint_to_be_tested_on():
-    assert FAMILIES.keys() == VLM_MODULES.keys()
+    assert {*FAMILIES, "internvl_chat"} == VLM_MODULES.keys()  # the second by `remote_family`
 
 
 def test_the_model_class_is_the_one_that_transformers_would_choose(family, family_checkpoint):
@@ -68,10 +68,16 @@ def test_a_prompt_is_encoded_exactly_as_the_processor_encodes_it_with_its_images
     prompt = family.encode(messages, images)
 
     text = family.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    expected = dict(family.processor(text=[text], images=images or None, return_tensors="pt"))
+    options = family.vlm_module.get_image_options(family.processor) if family.model.config.model_type == "aria" else {}
+    nested = [images] if family.model.config.model_type == "llava_onevision" else images
+    expected = dict(family.processor(text=[text], images=nested if images else None, return_tensors="pt", **options))
     assert torch.equal(prompt.input_ids, expected.pop("input_ids")[0])
     assert expected.pop("attention_mask").all()
-    ours = {name: values[None] for name, values in prompt.token_inputs.items()} | prompt.media_inputs
+    if "image_sizes" in expected:  # padded to as many tiles as the image that has most of them
+        tiles = [len(item.inputs["pixel_values"]) for item in prompt.media]
+        expected["pixel_values"] = torch.cat([own[:n] for own, n in zip(expected["pixel_values"], tiles, strict=True)])
+    ours = {name: values[None] for name, values in prompt.token_inputs.items()}
+    ours |= family.vlm_module.join_inputs(prompt.media)
     assert ours.keys() == expected.keys()
     for name, values in expected.items():
         assert torch.equal(ours[name], values), name
@@ -86,7 +92,7 @@ def test_positions_are_those_that_the_model_finds_by_itself(family):
     prompt = family.encode(ask("Compare.", 2), [make_image(112, 84), make_image(56, 140)])
     prompt = family.vlm_module.with_positions(family.model, prompt)
     tokens = {name: values[None] for name, values in prompt.token_inputs.items()}
-    inputs = {"input_ids": prompt.input_ids[None], **tokens, **prompt.media_inputs}
+    inputs = {"input_ids": prompt.input_ids[None], **tokens, **family.vlm_module.join_inputs(prompt.media)}
     with torch.no_grad():
         ours = family.model(**inputs, position_ids=prompt.position_ids.unsqueeze(-2)).logits
         assert torch.equal(ours, family.model(**inputs).logits)
@@ -108,7 +114,7 @@ def test_features_of_images_are_what_the_model_computes_of_their_pixels(family):
     prompt = family.encode(ask("Compare.", 3), [make_image(84, 56), make_image(112, 112), make_image(56, 56)])
     module, model = family.vlm_module, family.model
     with torch.no_grad():
-        expected = model.get_image_features(**prompt.media_inputs, return_dict=True)
+        expected = model.get_image_features(**module.join_inputs(prompt.media), return_dict=True)
         joined = module.join_features(module.compute_features(model, prompt.images))
     assert ("deepstack_features" in joined) == (model.config.model_type == "qwen3_vl")
     for name in joined:
@@ -129,13 +135,20 @@ def test_tower_projector_and_language_model_are_told_apart(family):
         "qwen3_vl": ("model.visual.", ("merger", "deepstack_merger_list")),
         "internvl": ("model.vision_tower.", ("multi_modal_projector",)),
         "glm4v": ("model.visual.", ("merger", "downsample")),
+        "idefics3": ("model.vision_model.", ("connector",)),
+        "smolvlm": ("model.vision_model.", ("connector",)),
+        "llava": ("model.vision_tower.", ("multi_modal_projector",)),
+        "aria": ("model.vision_tower.", ("multi_modal_projector",)),
+        "llava_next": ("model.vision_tower.", ("multi_modal_projector", "image_newline")),
+        "llava_onevision": ("model.vision_tower.", ("multi_modal_projector", "image_newline")),
     }[model.config.model_type]
     assert by_part["vision"] and all(name.startswith(tower) for name in by_part["vision"])
     for component in projector:
         assert any(component in name.split(".") for name in by_part["projector"])
     assert all(set(name.split(".")) & set(projector) for name in by_part["projector"])
     text = model.config.text_config
-    assert all("language_model" in name or "lm_head" in name for name in by_part["language"])
+    decoders = ("language_model", "text_model", "lm_head")
+    assert all(set(name.split(".")) & set(decoders) for name in by_part["language"])
     targets = find_linears(model, module, ["language"])
     num_linears = 6 if "glm" in text.model_type else 7  # q k v o, gate up down; GLM has gate and up in one
     assert len(targets) == num_linears * text.num_hidden_layers
@@ -178,7 +191,7 @@ def test_freezing_finds_tower_and_projector_or_says_that_they_are_not_there(fami
     freeze_parts(model, module, ["projector", "vision"])
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in model.named_parameters() if module.is_vision_parameter(name)}
-    assert frozen and not any("language_model" in name for name in frozen)
+    assert frozen and not any("language_model" in name or "text_model" in name for name in frozen)
     with pytest.raises(ValueError, match="found no parameter"):
         freeze_parts(torch.nn.Linear(1, 1), module, ["vision"])
 
@@ -200,10 +213,10 @@ def test_internvl_refuses_pixel_bounds_and_says_what_decides(bounds):
 
 
 def test_an_encoded_picture_knows_its_own_size_and_the_size_it_was_resized_to(family):
-    """Patches are of 14 pixels (16 for Qwen3-VL), two by two of them a token; InternVL cuts tiles."""
+    """Patches are of 14 pixels (16 for Qwen3-VL), two by two of them a token; others have tiles of a fixed size."""
     encoded = family.vlm_module.encode_image(family.processor, make_image(90, 60))
     assert encoded.image_size == (90, 60)
-    if family.vlm_module.get_vlm_key() == "internvl":
+    if family.vlm_module.get_vlm_key() not in ("qwen", "glm"):
         assert encoded.input_size is None
     else:
         assert encoded.input_size == ((96, 64) if family.model.config.model_type == "qwen3_vl" else (84, 56))
@@ -211,7 +224,8 @@ def test_an_encoded_picture_knows_its_own_size_and_the_size_it_was_resized_to(fa
 
 def test_only_qwen2_5_vl_writes_boxes_in_pixels_of_the_resized_picture(family):
     box_format = family.vlm_module.get_box_format(family.model.config)
-    assert box_format == ("input_pixel" if family.model.config.model_type == "qwen2_5_vl" else "relative_1000")
+    relative = "relative_1000" if family.vlm_module.get_vlm_key() in ("qwen", "internvl", "glm") else None  # not known
+    assert box_format == ("input_pixel" if family.model.config.model_type == "qwen2_5_vl" else relative)
 
 
 def test_rows_learn_the_sizes_of_their_pictures_when_they_are_encoded(generator, tmp_path):

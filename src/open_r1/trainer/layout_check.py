@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROVEN_MODEL_TYPES = ("internvl", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+PROVEN_MODEL_TYPES = (
+    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "glm4v"),
+    *("idefics3", "smolvlm", "aria", "llava_onevision"),
+)
 # Mean difference of log-probabilities between layouts that rounding explains. Wrong positions, or a completion that
 # sees its siblings, give a tenth and more.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
