@@ -93,7 +93,7 @@ class HubReader:
             self.bad_files = list(checker.reasons)
 
     def _list_text_columns(self) -> list[str]:
-        """The columns that rows are made of; ValueError where there is no question, or videos are no names of files."""
+        """The columns that rows are made of; ValueError where there is no question, or videos are not named."""
         from datasets import Video
 
         if isinstance(self.dataset.features.get("video"), Video):
