@@ -1,14 +1,18 @@
 """Marks every test by its tier, and holds what several tiers share: a tiny checkpoint, a data set of real images."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from builders import write_iqa_data
+from capabilities import render_outcomes
 from families import FAMILIES, VIDEO_FAMILIES, build_checkpoint
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores spin; child processes inherit this
+MODULES_CACHE = tempfile.TemporaryDirectory()  # where transformers copies code that comes with checkpoints
+os.environ.setdefault("HF_MODULES_CACHE", MODULES_CACHE.name)
 
 
 TIERS = ("unit", "e2e", "gpu")
@@ -20,6 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tier = item.path.relative_to(Path(__file__).parent).parts[0]
         if tier in TIERS:
             item.add_marker(tier)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of families, where tests of their contract ran."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    table = render_outcomes(reports)
+    if table is not None:
+        terminalreporter.section("families")
+        terminalreporter.write_line(table)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +49,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 def family_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a tiny checkpoint of a family, built once; a test that asks for it runs for every family."""
     return build_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session", params=[*FAMILIES, "internvl_chat"])
+def packed_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same, and a checkpoint that brings its own code: it loads with `trust_remote_code` only."""
+    from remote_family import build_remote_checkpoint
+
+    folder = tmp_path_factory.mktemp(f"packed_{request.param}")
+    if request.param == "internvl_chat":
+        return build_remote_checkpoint(folder / "checkpoint")
+    return build_checkpoint(request.param, folder)
 
 
 @pytest.fixture(scope="session", params=VIDEO_FAMILIES)

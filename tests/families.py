@@ -252,7 +252,7 @@ TILE_VISION = {
     "patch_size": 14,
     "initializer_range": INIT_SPREAD,
 }
-GRIDS = [[TILE * rows, TILE * columns] for rows in (1, 2) for columns in (1, 2)]
+GRIDS = [[TILE, TILE], [TILE, 2 * TILE], [2 * TILE, TILE]]
 
 
 def wrap_plain_tokenizer(*tokens: str) -> "PreTrainedTokenizerFast":

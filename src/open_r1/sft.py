@@ -95,14 +95,14 @@ def build_trainer(
     from open_r1.trainer.loading import load_policy, load_processor, load_vlm_module
     from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 
-    dataset = load_data(script_args, training_args.seed)
-    set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
     if vlm_module.get_vlm_key() == "internvl_chat":
         raise ValueError(
             f"{model_args.model_name_or_path}: the cold start needs a processor of transformers, which checkpoints "
             "with code of their own lack; take the same model from a name that ends in -hf."
         )
+    dataset = load_data(script_args, training_args.seed)
+    set_seed(training_args.seed)
     trainer = ColdStartTrainer(
         load_policy(model_args, vlm_module, keep_dropout=True),
         training_args,

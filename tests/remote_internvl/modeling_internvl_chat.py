@@ -81,7 +81,7 @@ class InternVLChatModel(PreTrainedModel):
         attention_mask=None,
         visual_features=None,
         generation_config=None,
-        **kw,
+        **generate_kwargs,
     ):
         assert self.img_context_token_id is not None
         embeddings = self.language_model.get_input_embeddings()(input_ids)

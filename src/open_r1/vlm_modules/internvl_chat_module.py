@@ -1,4 +1,4 @@
-"""InternVL as its authors publish it (`InternVLChatModel`: InternVL 2.5 and 3, Vintern): code comes with the checkpoint.
+"""InternVL as its authors publish it (`InternVLChatModel`: InternVL 2.5 and 3, Vintern), with code of its own.
 
 The same models are there in the layout of transformers, under names that end in `-hf` (`internvl_module.py`).
 """

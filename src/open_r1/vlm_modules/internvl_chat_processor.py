@@ -96,7 +96,7 @@ class InternVLChatProcessor:
     def apply_chat_template(
         self, messages: list[dict[str, Any]], tokenize: bool = False, add_generation_prompt: bool = False
     ) -> str:
-        """The conversation as text; each image and video is its placeholder and a line break, as in `-hf` checkpoints."""
+        """The conversation as text; an image or video is its placeholder and a line break, as in `-hf` checkpoints."""
         if tokenize:
             raise ValueError("apply_chat_template writes text only: tokenize=False.")
         turns = [message | {"content": self._write_content(message["content"])} for message in messages]
