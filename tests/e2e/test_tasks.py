@@ -80,13 +80,6 @@ def run_python(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def find_encoder() -> str:
-    """The folder of all-MiniLM-L6-v2 that a package carries."""
-    from open_r1.utils.encoders import find_packaged_encoder
-
-    return str(find_packaged_encoder())
-
-
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("samples")
@@ -122,8 +115,7 @@ def runs(samples, tiny_checkpoint, tmp_path_factory) -> dict[str, tuple[subproce
             "MASTER_PORT": str(find_free_port()),
             **{name: value.format(root=root) for name, value in case.variables.items()},
         }
-        encoder = ("--reasoning_encoder", find_encoder()) if "reasoning" in case.rewards else ()
-        command = ["bash", str(ROOT / "run_scripts" / case.script), *TINY, *case.options, *encoder]
+        command = ["bash", str(ROOT / "run_scripts" / case.script), *TINY, *case.options]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=600)
         return done, output_dir / task
 
