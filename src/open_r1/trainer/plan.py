@@ -15,6 +15,7 @@ from open_r1.configs import GRPOModelConfig
 from open_r1.data.columns import read_column
 from open_r1.data.video import VideoSettings
 from open_r1.trainer.collator import GroupCollator
+from open_r1.trainer.fsdp import uses_fsdp
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.pools import build_pools
 from open_r1.trainer.samplers import RepeatRandomSampler
@@ -123,6 +124,8 @@ def describe_plan(
 
 
 def describe_sharding(args: GRPOConfig) -> str:
-    """What DeepSpeed shares out among processes."""
+    """What is shared out among processes."""
+    if uses_fsdp(args):
+        return "FSDP2"
     plugin = args.deepspeed_plugin
     return "every one with the whole model" if plugin is None else f"DeepSpeed ZeRO-{plugin.zero_stage}"
