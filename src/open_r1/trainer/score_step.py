@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from accelerate.utils import DistributedType
 
 from open_r1.inference.batching import list_media
 from open_r1.inference.hf_generator import eval_mode
@@ -67,7 +68,9 @@ class ScoreMixin:
         is_own_tower = model is self.ref_model and not self.ref_reuses_features
         shown = {item.kind for item in list_media(batch.prompts)}
         missing = tuple(kind for kind in self.media_kinds if kind not in shown)
-        if not missing or self.accelerator.num_processes == 1 or (self.reuses_features and not is_own_tower):
+        # Not by the number of processes: a single one that torchrun started has DDP around the model all the same.
+        is_alone = self.accelerator.distributed_type is DistributedType.NO
+        if not missing or is_alone or (self.reuses_features and not is_own_tower):
             return scorer.score(model, head, batch)
         if missing not in self._idle_prompts:
             prompt = build_idle_prompt(self.vlm_module, self.processing_class, missing)
