@@ -113,7 +113,7 @@ class GRPOModelConfig(ModelConfig):
         choices=list(MODEL_PARTS),
     )
     trust_remote_code: bool = _doc(
-        "Run the Python code that comes with the model or with a reward model (docs/models.md).", False
+        "Run the Python code that comes with the model or with a reward model (docs/internvl.md).", False
     )
     freeze_vision_modules: bool = _doc("Train the language model alone; vision tower and projector stay.", False)
     freeze_projector: bool | None = _doc("The same for the projector alone. Default: as --freeze_vision_modules.")

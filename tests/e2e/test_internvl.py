@@ -230,6 +230,15 @@ def test_completions_are_those_of_the_code_as_it_came(remote):
     assert beside_others.token_ids[1] == alone[0]
 
 
+def test_a_language_model_that_cannot_generate_any_more_is_refused(tmp_path):
+    folder = build_remote_checkpoint(tmp_path / "checkpoint", "PlainForCausalLM")
+    path = Path(folder, "modeling_plain_lm.py")
+    code = path.read_text(encoding="utf-8")
+    path.write_text(code.replace("(PlainPreTrainedModel, GenerationMixin)", "(PlainPreTrainedModel)"))
+    with pytest.raises(ValueError, match="PlainForCausalLM cannot generate .*-hf"):
+        load(folder)
+
+
 def test_packing_is_taken_where_the_language_model_goes_through_the_attention_interface(rows, tmp_path):
     for language_model, is_packed in {"Qwen2ForCausalLM": True, "PlainForCausalLM": False}.items():
         folder = build_remote_checkpoint(tmp_path / language_model / "checkpoint", language_model)

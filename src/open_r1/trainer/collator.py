@@ -84,6 +84,9 @@ class GroupCollator:
 
 def _name_bounds(prompt: EncodedPrompt) -> str:
     """The options that bound the tokens of what a prompt shows."""
-    options = {"image": "--max_pixels", "video": "--video_max_frames or --video_max_pixels"}
+    options = {
+        "image": "--max_pixels (InternVL: --max_anyres_num)",
+        "video": "--video_max_frames or --video_max_pixels",
+    }
     kinds = {item.kind for item in prompt.media}
     return " or ".join(option for kind, option in options.items() if kind in kinds) or "--max_pixels"

@@ -80,6 +80,11 @@ class InternVLChatAdapter:
         config.llm_config._attn_implementation = config._attn_implementation
         with meta_device_safe_creation_ops():
             super().__init__(config, *args, **kwargs)
+        if not hasattr(self.language_model, "generate"):
+            raise ValueError(
+                f"The checkpoint's {type(self.language_model).__name__} cannot generate under this version of "
+                "transformers: take the same model from a name that ends in -hf."
+            )
         if not hasattr(self, "all_tied_weights_keys"):
             self.post_init()
         self.img_context_token_id = config.img_context_token_id
