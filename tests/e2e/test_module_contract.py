@@ -187,21 +187,28 @@ def test_a_batch_that_is_cut_into_rows_gives_what_it_gives_whole(generator):
 
 
 @proves("one prefill")
-def test_completions_are_those_that_transformers_generates(generator):
-    """Greedy, with pictures and without, each prompt alone on their side, all in one batch on ours."""
+def test_completions_are_those_of_whole_passes_without_a_cache(generator):
+    """Greedy, with pictures and without, each prompt alone on one side, all in one batch on the other."""
     prompts = [encode(generator, (84, 56)), encode(generator), encode(generator, (56, 56), (56, 84), seed=4)]
     ours = generator.generate(prompts, 2, GREEDY).token_ids
     assert ours[::2] == ours[1::2]
     assert not {token for row in ours for token in row} & set(generator.suppressed_token_ids)
     for prompt, row in zip(prompts, ours[::2], strict=True):
-        inputs = collate_prompts([prompt], generator.pad_token_id)
-        inputs.pop("position_ids")  # the model finds its own
-        media = generator.vlm_module.build_media_inputs(prompt.media, generator.model.device)
-        if hasattr(generator.model.model, "rope_deltas"):  # left over from another prompt
-            generator.model.model.rope_deltas = None
-        config = generator._build_generation_config(GREEDY)
-        theirs = generator.model.generate(**inputs, **media, generation_config=config)[0, prompt.num_tokens :]
-        assert row == theirs.tolist()[: len(row)]
+        for token in row:
+            logps = predict(generator, prompt)[0]
+            logps[generator.suppressed_token_ids] = -torch.inf
+            assert token == logps.argmax()
+            prompt = append(prompt, token)
+
+
+def append(prompt: EncodedPrompt, token: int) -> EncodedPrompt:
+    positions = prompt.position_ids
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids, torch.tensor([token])]),
+        token_inputs={name: torch.nn.functional.pad(values, (0, 1)) for name, values in prompt.token_inputs.items()},
+        position_ids=torch.cat([positions, (positions.max() + 1).expand(*positions.shape[:-1], 1)], dim=-1),
+    )
 
 
 # ---- what is trained ----------------------------------------------------------------------------------------------

@@ -24,11 +24,13 @@ from open_r1.trainer.checkpoints import (
     set_log_aside,
 )
 from open_r1.trainer.interruption import InterruptionCallback
+from open_r1.trainer.saved_settings import note_settings, with_settings
 from open_r1.trainer.sharding import gathered
 from open_r1.trainer.watchdog import StageWatch
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
     from transformers.trainer_utils import TrainOutput
 
 
@@ -38,6 +40,10 @@ class ResumableMixin:
     _staging: Path | None = None  # where transformers writes a checkpoint at the moment
     _interruption: InterruptionCallback | None = None
     _loaded_dtype: torch.dtype | None = None  # of the model before FSDP keeps its slices in float32
+
+    def __init__(self, model: "PreTrainedModel", *args: Any, **kwargs: Any):
+        self._loaded_settings = note_settings(model)
+        super().__init__(model, *args, **kwargs)
 
     # ---- what a subclass holds --------------------------------------------------------------------------------
 
@@ -134,7 +140,14 @@ class ResumableMixin:
     # ---- saving -----------------------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in transformers; under FSDP an ordinary folder of the whole model too, in the dtype it was loaded in."""
+        """As in transformers; under FSDP an ordinary folder of the whole model too, in the dtype it was loaded in.
+
+        Settings of generation are written as they came.
+        """
+        with with_settings(self.model, self._loaded_settings):
+            self._write_model(output_dir, _internal_call)
+
+    def _write_model(self, output_dir: str | None, _internal_call: bool) -> None:
         if not fsdp.is_sharded(self.model):
             super().save_model(output_dir, _internal_call)
             return
