@@ -125,6 +125,8 @@ class GRPOModelConfig(ModelConfig):
                 raise ValueError("--target_modules and --lora_target_modules are the same option: give one of them.")
             self.lora_target_modules, self.target_modules = self.target_modules, None
         super().__post_init__()
+        if self.attn_implementation == "auto":
+            self.attn_implementation = None  # what transformers takes for the model: sdpa, which packed rows need
         self.lora_target_modules = _read_targets(self.lora_target_modules)
         for name in ("lora_modules", "lora_modules_to_save", "lora_target_parameters"):
             if isinstance(getattr(self, name), str):  # one value in a YAML file

@@ -87,12 +87,18 @@ class GenericModule(VLMBaseModule):
     def get_projector_keywords(self) -> list[str]:
         return ["multi_modal_projector", "image_newline"]
 
+    def get_feature_layers(self, config: "PretrainedConfig") -> list[int]:
+        """Which hidden states of the tower (its embeddings, then those of each layer) the projector takes; empty where
+        that is what the tower returns."""
+        chosen = getattr(config, "vision_feature_layer", [])
+        return [chosen] if isinstance(chosen, int) else list(chosen)
+
     def is_unused_parameter(self, config: "PretrainedConfig", name: str) -> bool:
-        chosen = getattr(config, "vision_feature_layer", None)  # of the hidden states: embeddings, then each layer
-        if chosen is None or not self.is_vision_parameter(name) or self.is_projector_parameter(name):
+        chosen = self.get_feature_layers(config)
+        if not chosen or not self.is_vision_parameter(name) or self.is_projector_parameter(name):
             return False
         depth = config.vision_config.num_hidden_layers
-        used = max(layer % (depth + 1) for layer in ([chosen] if isinstance(chosen, int) else chosen))
+        used = max(layer % (depth + 1) for layer in chosen)
         found = re.search(r"\.layers\.(\d+)\.", name)
         return int(found.group(1)) >= used if found else bool(re.search(r"\.(post_layernorm|head)\.", name))
 
