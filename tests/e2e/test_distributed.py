@@ -241,12 +241,15 @@ def test_optimizer_and_weights_in_cpu_memory(tiny_checkpoint, rows_path, tmp_pat
 
 TROUBLE = """
 import os, signal, time
+from PIL import Image
+def hang(*args, **kwargs):
+    time.sleep(300)
 def troubled_reward(completions, trainer_state, process_index, **kwargs):
     attempt, step = os.environ["TORCHELASTIC_RESTART_COUNT"], trainer_state.global_step
     if process_index == 1 and (attempt, step) == ("0", 1):
         os.kill(os.getpid(), signal.SIGKILL)
-    if process_index == 1 and (attempt, step) == ("1", 2):
-        time.sleep(300)
+    if process_index == 1 and (attempt, step) == ("1", 1):
+        Image.open = hang  # as a file system may
     return [sum(c.isalpha() for c in completion[0]["content"]) / 40 for completion in completions]
 """
 
@@ -277,8 +280,8 @@ def test_a_job_that_loses_a_process_and_then_hangs_says_so_and_goes_on(tiny_chec
     result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
     assert result.returncode == 0, result.stderr[-4000:]
     assert "rank 1 gave no sign of life for" in result.stderr
-    assert "processes wait 10 s for each other (--ddp_timeout); rank 1 is in stage reward" in result.stderr
-    assert "rank 0 fails in stage round after 1" in result.stderr  # ten seconds and some
+    assert "processes wait 10 s for each other (--ddp_timeout); rank 1 is in stage step" in result.stderr
+    assert re.search(r"rank 0 fails in stage (round|gather|generate) after 1\d s there", result.stderr)
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
     assert (tmp_path / "run" / "model.safetensors").is_file()

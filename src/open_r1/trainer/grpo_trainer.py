@@ -58,6 +58,7 @@ from open_r1.trainer.vision import (
     has_same_vision,
     is_vision_frozen,
 )
+from open_r1.trainer.watchdog import StageWatch
 from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 from open_r1.utils.score_metrics import EvalMetrics
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
@@ -131,7 +132,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
             warn_of_lost_updates(model.parameters(), args.learning_rate, has_float32_copy)
         self.compute_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         self.reuses_features = is_vision_frozen(model, vlm_module)
-        self._all_gather = partial(_all_gather, self.accelerator.num_processes)
+        self._all_gather = partial(_all_gather, self.watch, self.accelerator.num_processes)
         has_same_features = ref_model is None or has_same_vision(model, ref_model, vlm_module)
         self.ref_reuses_features = all(self._all_gather([has_same_features]))
         self.scorer = LogpsScorer(
@@ -161,7 +162,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         self.num_tokens_seen = 0
         self.num_refills_drawn = 0
         self.row_pools = build_pools(train_dataset, args)
-        self.media_kinds = find_media_kinds(train_dataset)
+        self.media_kinds = find_media_kinds(train_dataset, self.data_collator.video_settings.audio)
         self._idle_prompts: dict[tuple[str, ...], EncodedPrompt] = {}  # by the kinds of media that they show
         self._step_batches: list[RolloutBatch] = []  # micro-batches since the last optimizer step
         self._round: Round | None = None
@@ -441,10 +442,11 @@ def _build_reward_weights(weights: list[float] | None, names: list[str]) -> torc
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def _all_gather(num_processes: int, values: list[Any] | torch.Tensor) -> Any:
+def _all_gather(watch: StageWatch, num_processes: int, values: list[Any] | torch.Tensor) -> Any:
     """Concatenates a list or a tensor of scalars over all ranks, in rank order; the identity on one process."""
     if num_processes == 1:
         return values
-    if isinstance(values, torch.Tensor):
-        return torch.tensor(gather_object(values.tolist()), dtype=values.dtype)
-    return gather_object(values)
+    with watch.stage("gather"):
+        if isinstance(values, torch.Tensor):
+            return torch.tensor(gather_object(values.tolist()), dtype=values.dtype)
+        return gather_object(values)
