@@ -1,12 +1,13 @@
-"""Scores the quality of images with a vision-language model: image paths in, one row per image out.
+"""Scores the quality of images and videos with a vision-language model: paths in, one row for each out.
 
     python -m open_r1.score --model output/run --images photos/ --output scores.csv
-    python -m open_r1.score --model output/run --images test.jsonl --image_folder images --output scores.csv
+    python -m open_r1.score --model output/run --images test.jsonl --image_folder images --output scores.parquet
     python -m open_r1.score --model output/run --images photos/ --output scores.csv --num_samples 8 --temperature 1.0
+    torchrun --nproc_per_node 8 -m open_r1.score --model output/run --images photos/ --output scores.csv
 
 The prompt is that of training. Decoding is greedy unless a temperature or several samples are asked for; an answer
 without a readable score stays without one. A run that was interrupted goes on where it stopped when the same command
-is given again. Formats and protocol: docs/evaluation.md.
+is given again. Formats and protocol: docs/evaluation.md. From Python: `open_r1.scorer.Scorer`.
 
 Exit status: 0 when every image was answered (parsed or not), 3 when some could not be read.
 """
@@ -17,18 +18,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from open_r1.completions import IQA_QUESTION, get_answer_contract, parse_score
-from open_r1.utils.predictions import Prediction, PredictionWriter
-from open_r1.utils.scoring import build_prediction, compute_batch_seed, compute_checkpoint_id, find_image_paths
+from open_r1.completions import IQA_QUESTION
+from open_r1.utils.prediction_writer import PredictionWriter
+from open_r1.utils.predictions import Prediction
+from open_r1.utils.scoring import compute_checkpoint_id, find_image_paths, plan_batches
 
 
 if TYPE_CHECKING:
-    from open_r1.inference.hf_generator import HFGenerator
-
+    from open_r1.scorer import Scorer, ScoringSettings
+    from open_r1.trainer.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
 STATUS_UNREADABLE = 3  # exit status; 1 and 2 are Python's and argparse's own
+_VIDEO_OPTIONS = ("fps", "min_frames", "max_frames", "max_pixels")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,22 +40,39 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="Checkpoint folder or name on the Hugging Face hub.")
-    add("--images", required=True, nargs="+", help="Folders (searched recursively), images, patterns, or JSONL files.")
-    add("--output", required=True, type=Path, help="File to write or go on with, .csv or .jsonl.")
-    add("--image_folder", type=Path, help="Root of the images of JSONL files. Default: the folder of each file.")
-    add("--thinking", action=argparse.BooleanOptionalAction, default=True, help="Ask for the reasoning as well.")
+    add(
+        "--images",
+        required=True,
+        nargs="+",
+        help="Folders (searched recursively), images, videos, patterns, JSONL files, or .txt lists of paths.",
+    )
+    add("--output", required=True, type=Path, help="File to write or go on with: .csv, .jsonl or .parquet.")
+    add("--image_folder", type=Path, help="Root of paths in JSONL files and lists. Default: the folder of each file.")
+    add("--thinking", action=argparse.BooleanOptionalAction, help="Ask for the reasoning as well. Default: yes.")
+    add("--question_template", help="In place of --thinking: scoring, scoring_no_think, or a text file.")
+    add("--question", default=IQA_QUESTION, help="What is asked about each image. Default: as in training.")
+    add("--describe", action="store_true", help="Also ask for a description of the quality: column description.")
     add("--batch_size", type=int, default=8, help="Images per batch.")
     add("--num_samples", type=int, default=1, help="Samples per image; the score is the mean of those parsed.")
     add("--temperature", type=float, help="0 is greedy. Default: 0, or 1 with several samples.")
+    add(
+        "--win_probability",
+        action="store_true",
+        help="Also write OUTPUT.wins.csv: how likely each image is better than each other (with several samples).",
+    )
     add("--seed", type=int, default=42, help="Seed of the sampling.")
     add("--max_new_tokens", type=int, default=512, help="Limit of each answer.")
     add("--min_pixels", type=int, help="Lower bound of an image's area. Default: the checkpoint's.")
     add("--max_pixels", type=int, help="Upper bound of an image's area. Default: the checkpoint's.")
     add("--max_anyres_num", type=int, help="InternVL: tiles of an image at most. Default: the checkpoint's, 12.")
+    add("--video_fps", type=float, default=2.0, help="Frames that are taken of each second of a video.")
+    add("--video_min_frames", type=int, default=4, help="Frames that are taken of a short video.")
+    add("--video_max_frames", type=int, default=32, help="Frames that are taken of a long video.")
+    add("--video_max_pixels", type=int, help="Upper bound of a frame's area. Default: the family's.")
     add("--trust_remote_code", action="store_true", help="Run the Python code that comes with the model.")
     add("--vlm_module", help="Family of the model, as in training. Default: by its configuration.")
     add("--dtype", default="auto", help="Precision of the weights, as bfloat16. Default: the checkpoint's.")
-    add("--device", default="auto", help="As cuda:0 or cpu. Default: CUDA where there is one.")
+    add("--device", default="auto", help="As cuda:0 or cpu. Default: CUDA where there is one, one for each process.")
     add("--overwrite", action="store_true", help="Start anew where the output exists.")
     return parser
 
@@ -60,86 +80,90 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.question_template is not None and args.thinking is not None:
+        parser.error("--question_template and --thinking choose the same thing: give one of them")
+    args.thinking = True if args.thinking is None else args.thinking
+    if args.question_template is None:
+        args.question_template = "scoring" if args.thinking else "scoring_no_think"
     if args.temperature is None:
         args.temperature = 1.0 if args.num_samples > 1 else 0.0
     if args.num_samples < 1 or args.batch_size < 1:
         parser.error("--num_samples and --batch_size must be at least 1")
     if args.num_samples > 1 and args.temperature == 0:
         parser.error("--num_samples above 1 needs a --temperature above 0: greedy answers are all the same")
+    if args.win_probability and args.num_samples == 1:
+        parser.error("--win_probability needs the spread of several samples: give --num_samples, 8 for instance")
     return args
 
 
-def collect_settings(args: argparse.Namespace) -> dict[str, Any]:
+def build_settings(args: argparse.Namespace) -> "ScoringSettings":
+    from open_r1.data.video import VideoSettings
+    from open_r1.scorer import ScoringSettings
+
+    names = ("question_template", "question", "batch_size", "num_samples", "temperature", "seed", "max_new_tokens")
+    video = VideoSettings(**{name: getattr(args, f"video_{name}") for name in _VIDEO_OPTIONS})
+    return ScoringSettings(**{name: getattr(args, name) for name in names}, describe=args.describe, video=video)
+
+
+def collect_settings(args: argparse.Namespace, settings: "ScoringSettings") -> dict[str, Any]:
     """All that the scores depend on, for the file beside the output."""
-    names = ("model", "thinking", "batch_size", "num_samples", "temperature", "seed", "max_new_tokens")
-    settings = {name: getattr(args, name) for name in (*names, "min_pixels", "max_pixels", "max_anyres_num", "dtype")}
-    return settings | {"checkpoint_id": compute_checkpoint_id(args.model)}
+    names = ("model", "thinking", "batch_size", "num_samples", "temperature", "seed", "max_new_tokens", "describe")
+    names += ("min_pixels", "max_pixels", "max_anyres_num", "dtype", *(f"video_{name}" for name in _VIDEO_OPTIONS))
+    own = {name: getattr(args, name) for name in names}
+    return own | {"prompt": settings.prompt_text, "checkpoint_id": compute_checkpoint_id(args.model)}
 
 
-class Scorer:
-    """Scores batches of images with one model and one prompt."""
+def load_scorer(args: argparse.Namespace, settings: "ScoringSettings", ranks: "Ranks") -> "Scorer":
+    from open_r1.scorer import Scorer
+    from open_r1.vlm_modules.processors import ImageBounds
 
-    def __init__(self, generator: "HFGenerator", args: argparse.Namespace):
-        contract = get_answer_contract("scoring" if args.thinking else "scoring_no_think")
-        text = {"type": "text", "text": contract.render(IQA_QUESTION)}
-        self.messages = [{"role": "user", "content": [{"type": "image"}, text]}]
-        self.generator = generator
-        self.args = args
-        self.num_cut = 0  # unparsed answers that had reached the token limit
-
-    def score_batch(self, paths: list[str]) -> list[Prediction]:
-        """Scores the images of one batch; those that cannot be read get a row that says why."""
-        from open_r1.data.media import load_image
-
-        prompts, predictions = {}, {}
-        for path in paths:
-            try:
-                prompts[path] = self.generator.encode(self.messages, [load_image(path)])
-            except ValueError as error:  # a damaged file, or a shape that the processor refuses
-                predictions[path] = Prediction(path=path, error=str(getattr(error, "reason", error)))
-        if prompts:
-            predictions |= self._generate(prompts, compute_batch_seed(self.args.seed, paths))
-        return [predictions[path] for path in paths]
-
-    def _generate(self, prompts: dict[str, Any], seed: int) -> dict[str, Prediction]:
-        from open_r1.inference.generator import SamplingSettings
-
-        num_samples = self.args.num_samples
-        sampling = SamplingSettings(
-            max_new_tokens=self.args.max_new_tokens,
-            temperature=self.args.temperature,
-            seed=seed,
-        )
-        completions = self.generator.generate(list(prompts.values()), num_samples, sampling)
-        texts = self.generator.decode(completions.token_ids)
-        for text, reason in zip(texts, completions.finish_reasons, strict=True):
-            self.num_cut += reason == "length" and parse_score(text) is None
-        return {
-            path: build_prediction(path, texts[index * num_samples : (index + 1) * num_samples])
-            for index, path in enumerate(prompts)
-        }
+    bounds = ImageBounds(min_pixels=args.min_pixels, max_pixels=args.max_pixels, max_tiles=args.max_anyres_num)
+    return Scorer.from_pretrained(
+        args.model,
+        device=ranks.choose_device(args.device),
+        dtype=args.dtype,
+        settings=settings,
+        bounds=bounds,
+        vlm_module=args.vlm_module,
+        trust_remote_code=args.trust_remote_code,
+    )
 
 
-def score_images(paths: list[str], scorer: Scorer, writer: PredictionWriter) -> list[Prediction]:
-    """Scores what the output does not hold yet, and returns the rows of all images, in order.
+def plan_work(paths: list[str], batch_size: int, ranks: "Ranks") -> list[list[str]]:
+    """The batches of this process: those of one process alone, dealt out one by one."""
+    from open_r1.data.media import read_image_size
+    from open_r1.scorer import is_video
+
+    are_videos = list(map(is_video, paths))
+    sizes = [None if is_clip else read_image_size(path) for path, is_clip in zip(paths, are_videos)]
+    batches = plan_batches(sizes, are_videos, batch_size)
+    return [[paths[index] for index in batch] for batch in batches[ranks.rank :: ranks.world_size]]
+
+
+def score_batches(
+    batches: list[list[str]],
+    args: argparse.Namespace,
+    settings: "ScoringSettings",
+    ranks: "Ranks",
+    writer: PredictionWriter,
+) -> int:
+    """Scores what the output does not hold yet; returns how many answers were cut.
 
     Batches are cut from the whole list whatever is done already, and one that is half done is scored whole: so the
-    numbers do not depend on where a run was interrupted.
+    numbers do not depend on where a run was interrupted. The model is loaded where there is something to do.
     """
     from tqdm.auto import tqdm
 
-    predictions = {prediction.path: prediction for prediction in writer.kept}
-    batch_size = scorer.args.batch_size
-    with tqdm(total=len(paths), desc="score", unit="image", dynamic_ncols=True) as bar:
-        for start in range(0, len(paths), batch_size):
-            batch = paths[start : start + batch_size]
-            missing = [path for path in batch if path not in predictions]
+    known = {prediction.path for prediction in writer.kept}
+    scorer, total = None, sum(map(len, batches))
+    with tqdm(total=total, desc="score", unit="image", dynamic_ncols=True, disable=not ranks.is_first) as bar:
+        for batch in batches:
+            missing = set(batch) - known
             if missing:
-                new = [row for row in scorer.score_batch(batch) if row.path in missing]
-                writer.write(new)
-                predictions |= {row.path: row for row in new}
+                scorer = scorer or load_scorer(args, settings, ranks)
+                writer.write(row for row in scorer.score_batch(batch) if row.path in missing)
             bar.update(len(batch))
-    return [predictions[path] for path in paths]
+    return 0 if scorer is None else scorer.num_cut
 
 
 def report_outcome(predictions: list[Prediction], num_cut: int, output: Path) -> int:
@@ -153,22 +177,38 @@ def report_outcome(predictions: list[Prediction], num_cut: int, output: Path) ->
     return STATUS_UNREADABLE if num_failed else 0
 
 
+def run(args: argparse.Namespace, ranks: "Ranks") -> int:
+    from open_r1.utils.win_probabilities import check_number, write_wins
+
+    settings = build_settings(args)
+    paths = find_image_paths(args.images, args.image_folder)
+    if args.win_probability:
+        check_number(paths)
+    columns = {"has_samples": args.num_samples > 1, "has_description": args.describe}
+    noted = collect_settings(args, settings)
+    with ranks.first_goes_ahead():
+        writer = PredictionWriter(args.output, noted, **columns, overwrite=args.overwrite, process_index=ranks.rank)
+    with writer:
+        writer.check_names(paths)
+        if writer.kept and ranks.is_first:
+            logger.info("%s holds %d rows already; going on from there", args.output, len(writer.kept))
+        num_cut = score_batches(plan_work(paths, args.batch_size, ranks), args, settings, ranks, writer)
+    num_cut = ranks.sum(num_cut)  # and all have written all
+    status = 0
+    if ranks.is_first:
+        predictions = writer.finish(paths)
+        if args.win_probability:
+            write_wins(args.output.with_name(args.output.name + ".wins.csv"), predictions)
+        status = report_outcome(predictions, num_cut, args.output)
+    return ranks.sum(status)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    from open_r1.inference.hf_generator import HFGenerator
+    from open_r1.trainer.ranks import join_ranks
 
-    paths = find_image_paths(args.images, args.image_folder)
-    settings = collect_settings(args)
-    with PredictionWriter(args.output, settings, has_samples=args.num_samples > 1, overwrite=args.overwrite) as writer:
-        if writer.kept:
-            logger.info("%s holds %d rows already; going on from there", args.output, len(writer.kept))
-        bounds = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels, "max_tiles": args.max_anyres_num}
-        options = {"dtype": args.dtype, "device": args.device, "trust_remote_code": args.trust_remote_code}
-        options["vlm_module_name"] = args.vlm_module
-        generator = HFGenerator.from_pretrained(args.model, **options, **bounds)
-        scorer = Scorer(generator, args)
-        predictions = score_images(paths, scorer, writer)
-    return report_outcome(predictions, scorer.num_cut, args.output)
+    with join_ranks() as ranks:
+        return run(args, ranks)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ IQA_QUESTION = (
     "quality of this picture? The rating should be a float between 1 and 5, rounded to two decimal places, with 1 "
     "representing very poor quality and 5 representing excellent quality."
 )
+DESCRIPTION_QUESTION = "Please describe the quality of this image."
 EMOTION_QUESTION = (
     "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is the most "
     "obvious to you?"

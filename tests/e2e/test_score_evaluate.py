@@ -14,7 +14,7 @@ from PIL import Image
 from open_r1.completions import IQA_QUESTION, get_answer_contract
 from open_r1.data.jsonl import load_jsonl_dataset
 from open_r1.inference.hf_generator import HFGenerator
-from open_r1.score import Scorer, parse_arguments
+from open_r1.scorer import Scorer, ScoringSettings
 from open_r1.tiny import build_tiny_vlm
 
 
@@ -157,12 +157,12 @@ def test_the_prompt_is_the_one_of_training(workdir):
         "conversations": [{"from": "human", "value": IQA_QUESTION}, {"from": "gpt", "value": 3.0}],
     }
     (workdir / "train.jsonl").write_text(json.dumps(row) + "\n")
-    arguments = ["--model", "model", "--images", "images", "--output", "unused.csv"]
     generator = HFGenerator.from_pretrained(str(workdir / "model"), device="cpu")
     images = [Image.open(workdir / "images" / "0.png")]
-    for template, flag in (("scoring", "--thinking"), ("scoring_no_think", "--no-thinking")):
+    for template in ("scoring", "scoring_no_think"):
         contract = get_answer_contract(template)
         files = [str(workdir / "train.jsonl")], [str(workdir / "images")]
         trained = load_jsonl_dataset(*files, contract=contract, require_mos=True)[0]["prompt"]
-        scored = Scorer(generator, parse_arguments([*arguments, flag])).messages
-        assert torch.equal(generator.encode(trained, images).input_ids, generator.encode(scored, images).input_ids)
+        media = generator.vlm_module.encode_image(generator.processor, images[0])
+        scored = Scorer(generator, ScoringSettings(question_template=template)).encode_prompt(media)
+        assert torch.equal(generator.encode(trained, images).input_ids, scored.input_ids)

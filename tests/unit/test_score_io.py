@@ -7,7 +7,8 @@ from PIL import Image
 
 from open_r1.data.schema import BadDataError
 from open_r1.score import parse_arguments, report_outcome
-from open_r1.utils.predictions import Prediction, PredictionWriter, load_predictions
+from open_r1.utils.prediction_writer import PredictionWriter
+from open_r1.utils.predictions import Prediction, load_predictions
 from open_r1.utils.scoring import build_prediction, compute_batch_seed, compute_checkpoint_id, find_image_paths
 
 
@@ -25,6 +26,7 @@ def write_file(path, rows, has_samples=False, settings=SETTINGS, overwrite=False
     with PredictionWriter(path, settings, has_samples=has_samples, overwrite=overwrite) as writer:
         kept = writer.kept
         writer.write(rows)
+        writer.finish()
     return kept
 
 
@@ -73,6 +75,7 @@ def test_a_file_torn_at_any_byte_is_taken_up_and_ends_the_same(tmp_path, suffix)
         with PredictionWriter(torn, SETTINGS, has_samples=False) as writer:
             assert writer.kept == ROWS[: len(writer.kept)]
             writer.write(ROWS[len(writer.kept) :])
+            writer.finish()
         assert torn.read_bytes() == content
 
 
@@ -117,7 +120,7 @@ def test_an_image_that_could_not_be_read_is_not_unparsed():
         ("p.jsonl", '{"path": "a.png"}\n', "p.jsonl:1: there is no score"),
         ("p.jsonl", '{"path": "a.png", "score": 3}\n{"path"\n', "p.jsonl:2: "),
         ("p.jsonl", "[1]\n", "p.jsonl:1: a row must be a JSON object"),
-        ("p.txt", "a.png 3.5\n", "must end in .csv or .jsonl"),
+        ("p.txt", "a.png 3.5\n", "must end in .csv or .jsonl or .parquet"),
     ],
 )
 def test_broken_prediction_files_are_refused_with_file_and_line(tmp_path, name, content, reason):

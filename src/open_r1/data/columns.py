@@ -62,7 +62,10 @@ def build_table(rows: Sequence[PlacedRow], contract: AnswerContract, features: "
         "accu_reward_method": [placed.row.accu_reward_method or placed.reward_method for placed in rows],
         "image_path": [placed.image_path for placed in rows],
         "video_path": [placed.video_path for placed in rows],
-        "prompt": [_build_prompt(placed, contract) for placed in rows],
+        "prompt": [
+            build_prompt(contract.render(placed.row.problem), len(placed.image_path), len(placed.video_path))
+            for placed in rows
+        ],
     }
     schema = features.arrow_schema
     arrays = [
@@ -71,11 +74,10 @@ def build_table(rows: Sequence[PlacedRow], contract: AnswerContract, features: "
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _build_prompt(placed: PlacedRow, contract: AnswerContract) -> list[dict[str, Any]]:
-    media = [{"type": "image", "text": None}] * len(placed.image_path)
-    media += [{"type": "video", "text": None}] * len(placed.video_path)
-    text = {"type": "text", "text": contract.render(placed.row.problem)}
-    return [{"role": "user", "content": [*media, text]}]
+def build_prompt(text: str, num_images: int = 1, num_videos: int = 0) -> list[dict[str, Any]]:
+    """One user message: the images, the videos, then a rendered text."""
+    media = [{"type": "image", "text": None}] * num_images + [{"type": "video", "text": None}] * num_videos
+    return [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
 
 
 def read_column(dataset: "Dataset", name: str) -> Iterator[Any]:

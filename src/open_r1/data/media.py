@@ -20,6 +20,8 @@ ImageSource = str | os.PathLike | Mapping[str, Any]
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
+VIDEO_SUFFIXES = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".ogv", ".webm", ".wmv")
+
 _DECODE_ERRORS = (
     OSError,  # truncated and unidentified files
     SyntaxError,  # broken PNG chunks
@@ -58,16 +60,35 @@ def load_image(source: ImageSource) -> Image.Image:
     name, file = _open_source(source)
     try:
         with Image.open(file) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return convert_image(image, name)
     except FileNotFoundError as error:
         raise BadImageError(name, "no such file") from error
     except IsADirectoryError as error:
         raise BadImageError(name, "is a folder, not an image file") from error
     except UnidentifiedImageError as error:
         raise BadImageError(name, "not an image, or of a kind that Pillow cannot read") from error
+    except BadImageError:
+        raise
     except _DECODE_ERRORS as error:
         raise BadImageError(name, f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def convert_image(image: Image.Image, name: str | os.PathLike) -> Image.Image:
+    """An opened image as `load_image` returns it; BadImageError with the name where that cannot be."""
+    try:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except _DECODE_ERRORS as error:
+        raise BadImageError(name, f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def read_image_size(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Width and height by the header alone, as they are stored; None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except _DECODE_ERRORS:
+        return None
 
 
 def load_row_images(row: Mapping[str, Any]) -> list[Image.Image]:

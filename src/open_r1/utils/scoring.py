@@ -1,4 +1,4 @@
-"""What `open_r1.score` needs besides a model: image paths, a checkpoint's fingerprint, rows out of answers."""
+"""What scoring needs besides a model: image paths, batches, a checkpoint's fingerprint, rows out of answers."""
 
 import glob
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from open_r1.completions import parse_score
 from open_r1.data.schema import BadDataError, BadRow
-from open_r1.utils.predictions import UNPARSED, Prediction
+from open_r1.utils.predictions import ENCODING_ERRORS, UNPARSED, Prediction
 
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -19,23 +19,24 @@ _NUM_BLOCKS, _BLOCK_SIZE = 256, 1 << 16
 
 
 def find_image_paths(values: Sequence[str], image_folder: Path | None = None) -> list[str]:
-    """Resolves folders (recursively), image files, glob patterns and JSONL files into image paths.
+    """Resolves folders (recursively), files, glob patterns, JSONL files and lists of paths (`.txt`) into paths.
 
-    The images of a folder or pattern come sorted, those of a JSONL file in its order; one that is named twice is kept
-    once. Nothing is opened but the JSONL files.
+    The images of a folder or pattern come sorted, those of a JSONL file or list in its order; one that is named twice
+    is kept once. Videos are taken by file, pattern, row or line; in folders, images alone are looked for. Nothing is
+    opened but the JSONL files and lists.
 
     Args:
-        image_folder: root of relative paths in JSONL files; the folder of each file where it is None.
+        image_folder: root of relative paths in JSONL files and lists; the folder of each file where it is None.
 
     Raises:
-        ValueError: a value stands for no image.
-        BadDataError: rows of a JSONL file that have not exactly one image.
+        ValueError: a value stands for nothing.
+        BadDataError: rows of a JSONL file that have not exactly one image or video.
     """
     paths: dict[str, None] = {}
     for value in values:
         found = _find_images(value, image_folder)
         if not found:
-            raise ValueError(f"{value}: no images there")
+            raise ValueError(f"{value}: no images there (videos are named one by one, or by a pattern: 'clips/*.mp4')")
         paths.update(dict.fromkeys(found))
     return list(paths)
 
@@ -47,17 +48,26 @@ def _find_images(value: str, image_folder: Path | None) -> list[str]:
     if path.is_dir():
         return [str(image) for image in list_images(path)]
     if path.is_file():
-        return _read_jsonl_images(path, image_folder) if path.suffix == ".jsonl" else [value]
+        root = image_folder or path.parent
+        if path.suffix == ".jsonl":
+            return _read_jsonl_images(path, root)
+        return _read_list(path, root) if path.suffix == ".txt" else [value]
     return sorted(match for match in glob.glob(value, recursive=True) if Path(match).is_file())
 
 
-def _read_jsonl_images(path: Path, image_folder: Path | None) -> list[str]:
-    root, images, bad_rows = image_folder or path.parent, [], []
+def _read_list(path: Path, root: Path) -> list[str]:
+    """One path a line; blank lines do not count."""
+    lines = path.read_text(encoding="utf-8-sig", errors=ENCODING_ERRORS).split("\n")
+    return [str(root / line.strip("\r")) for line in lines if line.strip()]
+
+
+def _read_jsonl_images(path: Path, root: Path) -> list[str]:
+    images, bad_rows = [], []
     for line, text in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not text.strip():
             continue
         try:
-            images.append(str(root / _parse_image_name(text)))
+            images.append(str(root / _parse_name(text)))
         except ValueError as error:
             bad_rows.append(BadRow(str(path), line, str(error)))
     if bad_rows:
@@ -65,13 +75,38 @@ def _read_jsonl_images(path: Path, image_folder: Path | None) -> list[str]:
     return images
 
 
-def _parse_image_name(text: bytes) -> str:
+def _parse_name(text: bytes) -> str:
     row = json.loads(text)
-    image = row.get("image") if isinstance(row, dict) else None
-    names = [image] if isinstance(image, str) else image
-    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str) or not names[0]:
-        raise ValueError(f"a row to be scored must name one image, not {image!r}")
+    values = [row.get(kind) for kind in ("image", "video")] if isinstance(row, dict) else []
+    names = [name for value in values for name in (value if isinstance(value, list) else [value]) if name is not None]
+    if len(names) != 1 or not isinstance(names[0], str) or not names[0]:
+        raise ValueError(f"a row to be scored must name one image or one video, not {names!r}")
     return names[0]
+
+
+def plan_batches(
+    sizes: Sequence[tuple[int, int] | None], are_videos: Sequence[bool], batch_size: int
+) -> list[list[int]]:
+    """Cuts N pictures into batches of similar areas, so that little is padded; images first, videos behind them.
+
+    Pictures of one size stay in their order, and one of unknown size with the one before it.
+
+    >>> plan_batches([(4, 4), (9, 9), None, (4, 4), (5, 3)], [False] * 5, batch_size=2)
+    [[4, 0], [3, 1], [2]]
+
+    Args:
+        sizes: Width and height of each, None where it is not known.
+        are_videos: Whether each is a video.
+        batch_size: At most so many in a batch.
+    """
+    keys, area = [], 0
+    for size, is_video in zip(sizes, are_videos, strict=True):
+        area = area if size is None else size[0] * size[1]
+        keys.append((is_video, 0 if is_video else area))
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    num_images = sum(not is_video for is_video in are_videos)
+    parts = (order[:num_images], order[num_images:])
+    return [part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size)]
 
 
 def compute_checkpoint_id(model: str) -> str | None:
