@@ -387,10 +387,76 @@ def build_llava_onevision() -> tuple["PretrainedConfig", "ProcessorMixin"]:
     return config, processor
 
 
+OMNI_CHAT_TEMPLATE = (
+    tiny.CHAT_TEMPLATE.replace(tiny.VISION_START, "<|vision_bos|>")
+    .replace(tiny.VISION_END, "<|vision_eos|>")
+    .replace(tiny.IMAGE_PAD, "<|IMAGE|>")
+    .replace(tiny.VIDEO_PAD, "<|VIDEO|>")
+    .replace(
+        "{% else %}{{ part", "{% elif part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>{% else %}{{ part"
+    )
+)
+
+
+def build_qwen2_5_omni() -> tuple["PretrainedConfig", "ProcessorMixin"]:
+    """Of the thinker, which is the part that is trained."""
+    from transformers import (
+        Qwen2_5OmniProcessor,
+        Qwen2_5OmniThinkerConfig,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+        WhisperFeatureExtractor,
+    )
+
+    tokens = {f"{kind}_token": f"<|{kind.upper()}|>" for kind in ("image", "video", "audio")}
+    tokens |= {f"{kind}_token": f"<|{kind}|>" for kind in ("vision_bos", "vision_eos", "audio_bos", "audio_eos")}
+    tokenizer = wrap_tokenizer(tokens, OMNI_CHAT_TEMPLATE)
+    size = {"shortest_edge": 28 * 28, "longest_edge": MAX_PIXELS}  # areas, in spite of the names
+    processor = Qwen2_5OmniProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size),
+        video_processor=Qwen2VLVideoProcessor(size=size),
+        feature_extractor=WhisperFeatureExtractor(feature_size=16, chunk_length=300),
+        tokenizer=tokenizer,
+        chat_template=OMNI_CHAT_TEMPLATE,
+    )
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
+    config = Qwen2_5OmniThinkerConfig(
+        text_config={**get_text_settings(tokenizer), "rope_parameters": build_rope(2, 3, 3)},
+        vision_config={
+            "depth": 2,
+            "hidden_size": VISION_WIDTH,
+            "num_heads": 2,
+            "intermediate_size": 48,
+            "out_hidden_size": TEXT_WIDTH,
+            "window_size": 56,  # four visual tokens, so that larger images have several windows
+            "fullatt_block_indexes": [1],
+            "initializer_range": INIT_SPREAD,
+        },
+        audio_config={
+            "num_mel_bins": 16,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 48,
+            "d_model": VISION_WIDTH,
+            "output_dim": TEXT_WIDTH,
+            "initializer_range": INIT_SPREAD,
+        },
+        **{f"{kind}_token_index": ids[f"{kind}_token"] for kind in ("image", "video", "audio")},
+        audio_start_token_id=ids["audio_bos_token"],
+        audio_end_token_id=ids["audio_eos_token"],
+        vision_start_token_id=ids["vision_bos_token"],
+        vision_end_token_id=ids["vision_eos_token"],
+        initializer_range=INIT_SPREAD,
+        tie_word_embeddings=False,
+    )
+    return config, processor
+
+
 FAMILIES: dict[str, Callable[[], tuple["PretrainedConfig", "ProcessorMixin"]]] = {
     "qwen2_vl": build_qwen2_vl,
     "qwen2_5_vl": build_qwen2_5_vl,
     "qwen3_vl": build_qwen3_vl,
+    "qwen2_5_omni_thinker": build_qwen2_5_omni,
     "internvl": build_internvl,
     "glm4v": build_glm4v,
     "idefics3": build_idefics3,

@@ -70,6 +70,9 @@ class DataArguments:
     video_max_pixels: int | None = _doc(
         "Frames are reduced to at most this many pixels. Default: 200704, which is 256 visual tokens for two frames."
     )
+    video_audio: bool = _doc(
+        "Videos come with their sound, where they have one. For families that take sound: Qwen2.5-Omni.", False
+    )
 
     def __post_init__(self):
         for name in ("data_file_paths", "image_folders", "reward_method"):
@@ -116,9 +119,9 @@ class DataArguments:
         return {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels, "max_tiles": self.max_anyres_num}
 
     @property
-    def video_options(self) -> dict[str, float | int | None]:
+    def video_options(self) -> dict[str, float | int | bool | None]:
         """Options of videos, by their names in `data.video.VideoSettings`."""
-        names = ("fps", "min_frames", "max_frames", "max_pixels")
+        names = ("fps", "min_frames", "max_frames", "max_pixels", "audio")
         return {name: getattr(self, f"video_{name}") for name in names}
 
     @property

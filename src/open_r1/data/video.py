@@ -11,17 +11,24 @@ Files are untrusted: whatever is wrong with one ends as `BadVideoError`, with th
 import os
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from open_r1.data.media import IMAGE_SUFFIXES, BadImageError, load_image
-from open_r1.data.video_files import BadVideoError, read_frames, read_index
+from open_r1.data.video_files import BadVideoError, read_frames, read_index, read_sound
 
 
-__all__ = ["BadVideoError", "VideoClip", "VideoSettings", "check_video", "list_frames", "load_video", "pick_frames"]
+__all__ = [
+    *("BadVideoError", "VideoClip", "VideoSettings", "check_video", "list_frames", "load_sound", "load_video"),
+    "pick_frames",
+]
+
+MAX_SOUND_SECONDS = 300  # of a video's sound; what follows is left out
+MIN_SOUND_SECONDS = 0.04  # shorter ones count as none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +39,7 @@ class VideoSettings:
     min_frames: int = 4  # where it has as many
     max_frames: int = 32
     max_pixels: int | None = None  # height times width of a frame after resizing; None: the family's default
+    audio: bool = False  # whether a video comes with its sound
 
     def __post_init__(self):
         if not self.fps > 0:
@@ -66,7 +74,7 @@ def load_video(path: str | os.PathLike, settings: VideoSettings, multiple: int =
         BadVideoError: no such file, no video in it, damaged or truncated; frames of different sizes in a folder.
     """
     path = os.fspath(path)
-    try:
+    with _blame(path):
         if os.path.isdir(path):
             return _load_folder(path, settings, multiple)
         if not os.path.isfile(path):
@@ -77,6 +85,31 @@ def load_video(path: str | os.PathLike, settings: VideoSettings, multiple: int =
         return _build_clip(
             index.times, index.duration, settings, multiple, lambda picked: read_frames(path, index, picked)
         )
+
+
+def load_sound(path: str | os.PathLike, rate: int) -> np.ndarray | None:
+    """The sound of a video from its first frame on: (samples,) float32 between -1 and 1, mono, `rate` per second.
+
+    None where it has none, or none to speak of; folders of frames and arrays never have one.
+
+    Raises:
+        BadVideoError: no such file, no video, or a sound that cannot be decoded.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path) or path.endswith(".npy"):
+        return None
+    with _blame(path):
+        if not os.path.isfile(path):
+            raise BadVideoError(path, "no such file")
+        sound = read_sound(path, rate, MAX_SOUND_SECONDS)
+    return None if sound is None or len(sound) < MIN_SOUND_SECONDS * rate else sound
+
+
+@contextmanager
+def _blame(path: str) -> Iterator[None]:
+    """Whatever is wrong with a file ends as `BadVideoError`."""
+    try:
+        yield
     except BadVideoError:
         raise
     except BadImageError as error:

@@ -70,6 +70,38 @@ def read_frames(path: str | os.PathLike, index: FrameIndex, picked: Sequence[int
     return np.stack(frames)
 
 
+def read_sound(path: str | os.PathLike, rate: int, max_seconds: float) -> np.ndarray | None:
+    """The first stream of sound (samples,), mono, `rate` samples per second, silent where it begins after the frames.
+
+    None where there is none.
+
+    Raises:
+        BadVideoError: it cannot be decoded.
+    """
+    import av
+
+    with _open(path) as (container, pictures):
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        stream.codec_context.thread_count = 1
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+        start = (pictures.start_time or 0) * pictures.time_base
+        pieces, num_samples, lead = [], 0, None
+        for frame in container.decode(stream):
+            if lead is None:  # samples of silence; below zero, samples that come before the first frame
+                lead = round(((frame.pts or 0) * frame.time_base - start) * rate) if frame.time_base else 0
+            pieces += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
+            num_samples += len(pieces[-1]) if pieces else 0
+            if num_samples + lead > max_seconds * rate:
+                break
+        if not pieces:
+            raise BadVideoError(path, "its sound cannot be decoded: there is nothing in its stream")
+        pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
+    sound = np.concatenate([np.zeros(min(max(lead, 0), int(max_seconds * rate)), dtype=np.float32), *pieces])
+    return np.nan_to_num(sound[max(-lead, 0) :][: int(max_seconds * rate)]).clip(-1, 1)
+
+
 @contextmanager
 def _open(path: str | os.PathLike) -> "Iterator[tuple[InputContainer, VideoStream]]":
     """The container and its first stream of moving pictures; the cover of an album is none."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from open_r1.data.media import ImageSource, list_image_sources, load_image
-from open_r1.data.video import VideoSettings, load_video
+from open_r1.data.video import VideoSettings, load_sound, load_video
 from open_r1.trainer.batch import PromptGroup
 from open_r1.vlm_modules.vlm_module import (
     EncodedMedia,
@@ -33,6 +33,13 @@ class GroupCollator:
     processor: Any
     max_prompt_length: int | None = None
     video_settings: VideoSettings = VideoSettings()
+
+    def __post_init__(self):
+        if self.video_settings.audio and self.vlm_module.get_sampling_rate(self.processor) is None:
+            raise ValueError(
+                f"--video_audio true: models of the family {self.vlm_module.get_vlm_key()} take no sound. Leave it "
+                "out, or take one that does, as Qwen/Qwen2.5-Omni-3B."
+            )
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[PromptGroup]:
         by_path: dict[tuple[str, str], EncodedMedia] = {}  # kind and path
@@ -74,10 +81,14 @@ class GroupCollator:
     def _encode_video(self, path: str, by_key: dict[str, EncodedMedia]) -> EncodedMedia:
         settings = self.video_settings
         clip = load_video(path, settings, self.vlm_module.get_temporal_patch_size(self.processor))
-        key = compute_video_key(clip.frames, clip.timestamps)
+        sound = None
+        if settings.audio:
+            sound = load_sound(path, self.vlm_module.get_sampling_rate(self.processor))
+        key = compute_video_key(clip.frames, clip.timestamps, sound)
         if key not in by_key:
             by_key[key] = self.vlm_module.encode_video(
-                self.processor, clip.frames, clip.timestamps, clip.seconds_per_frame, settings.max_pixels
+                *(self.processor, clip.frames, clip.timestamps, clip.seconds_per_frame, settings.max_pixels),
+                **({} if sound is None else {"sound": sound}),
             )
         return by_key[key]
 

@@ -11,7 +11,7 @@ from open_r1.trainer.batch import RolloutBatch
 from open_r1.trainer.fsdp import reshard
 from open_r1.trainer.logps import LogpsScorer, TokenScores
 from open_r1.trainer.splitting import split_into_rows
-from open_r1.trainer.vision import build_idle_prompt, drop_media_features, with_idle_group
+from open_r1.trainer.vision import build_idle_prompt, drop_media_features, list_towers, with_idle_group
 
 
 class ScoreMixin:
@@ -66,7 +66,7 @@ class ScoreMixin:
         scorer = self.scorer if scorer is None else scorer
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         is_own_tower = model is self.ref_model and not self.ref_reuses_features
-        shown = {item.kind for item in list_media(batch.prompts)}
+        shown = list_towers(list_media(batch.prompts))
         missing = tuple(kind for kind in self.media_kinds if kind not in shown)
         # Not by the number of processes: a single one that torchrun started has DDP around the model all the same.
         is_alone = self.accelerator.distributed_type is DistributedType.NO

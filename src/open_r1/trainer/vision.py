@@ -83,29 +83,47 @@ def attach_media_features(
 def _split_into_passes(media: Sequence[EncodedMedia], images_per_pass: int) -> Iterator[list[EncodedMedia]]:
     images = [item for item in media if item.kind == "image"]
     yield from (images[start : start + images_per_pass] for start in range(0, len(images), images_per_pass))
-    yield from ([item] for item in media if item.kind == "video")
+    yield from ([item] for item in media if item.kind != "image")
 
 
-def find_media_kinds(dataset: Any) -> tuple[str, ...]:
-    """The kinds that the rows of a data set show, the same on every device; images where they show nothing."""
+def list_towers(media: Sequence[EncodedMedia]) -> set[str]:
+    """Kinds of media whose towers run over these: "audio" also where a video comes with its sound."""
+    return {item.kind for item in media} | {"audio" for item in media if item.has_sound}
+
+
+def find_media_kinds(dataset: Any, has_sound: bool = False) -> tuple[str, ...]:
+    """The kinds that the rows of a data set show, the same on every device; images where they show nothing.
+
+    Args:
+        dataset: Rows with paths.
+        has_sound: Whether videos come with their sound, which makes another kind, "audio".
+    """
     columns = {"image": "image_path", "video": "video_path"}
     names = dataset.column_names
     found = [kind for kind, name in columns.items() if name in names and any(read_column(dataset, name))]
+    if has_sound and "video" in found:
+        found.append("audio")
     return tuple(found) or ("image",)
 
 
 def build_idle_prompt(vlm_module: VLMBaseModule, processor: Any, kinds: Sequence[str] = ("image",)) -> EncodedPrompt:
-    """A short prompt with a small image, a small video or both, positions still to be set."""
+    """A short prompt with a small image, a small video or both, positions still to be set.
+
+    A video stands for the kind "audio", too, and then has a sound.
+    """
     from PIL import Image
 
     images, videos = [], []
     if "image" in kinds:
         images = [vlm_module.encode_image(processor, Image.new("RGB", (56, 56)))]
-    if "video" in kinds:
+    if "video" in kinds or "audio" in kinds:
+        rate = vlm_module.get_sampling_rate(processor) if "audio" in kinds else None
+        sound = {} if rate is None else {"sound": np.zeros(rate // 10, dtype=np.float32)}
         num_frames = vlm_module.get_temporal_patch_size(processor)
         frames = np.zeros((num_frames, 56, 56, 3), dtype=np.uint8)
-        videos = [vlm_module.encode_video(processor, frames, [0.0] * num_frames, seconds_per_frame=1.0)]
-    messages = [{"role": "user", "content": [{"type": kind} for kind in kinds]}]
+        videos = [vlm_module.encode_video(processor, frames, [0.0] * num_frames, seconds_per_frame=1.0, **sound)]
+    shown = ["image"] * len(images) + ["video"] * len(videos)
+    messages = [{"role": "user", "content": [{"type": kind} for kind in shown]}]
     return vlm_module.encode_prompt(processor, messages, images, videos)
 
 

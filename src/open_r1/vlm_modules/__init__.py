@@ -9,6 +9,7 @@ from open_r1.vlm_modules.idefics_module import IdeficsModule, SmolVLMModule
 from open_r1.vlm_modules.internvl_chat_module import InternVLChatModule
 from open_r1.vlm_modules.internvl_module import InternVLModule
 from open_r1.vlm_modules.llava_module import LlavaOnevisionModule
+from open_r1.vlm_modules.omni_module import FULL_MODEL_TYPE, QwenOmniModule
 from open_r1.vlm_modules.qwen_module import Qwen3VLModule, QwenVLModule
 from open_r1.vlm_modules.unsupported import describe_unsupported
 from open_r1.vlm_modules.user_file import load_module_class
@@ -24,6 +25,7 @@ VLM_MODULES: dict[str, type[VLMBaseModule]] = {
     "qwen2_vl": QwenVLModule,
     "qwen2_5_vl": QwenVLModule,
     "qwen3_vl": Qwen3VLModule,
+    "qwen2_5_omni_thinker": QwenOmniModule,
     "internvl": InternVLModule,
     "internvl_chat": InternVLChatModule,
     "glm4v": GLMVModule,
@@ -80,7 +82,8 @@ def get_vlm_module(model_name_or_path: str) -> type[VLMBaseModule]:
     from transformers import PretrainedConfig
 
     config, _ = PretrainedConfig.get_config_dict(model_name_or_path)
-    return _get_module_class(config.get("model_type"))
+    is_full = config.get("model_type") == FULL_MODEL_TYPE
+    return QwenOmniModule if is_full else _get_module_class(config.get("model_type"))
 
 
 __all__ = ["VLM_MODULES", "EncodedMedia", "EncodedPrompt", "VLMBaseModule", "get_vlm_module", "select_vlm_module"]

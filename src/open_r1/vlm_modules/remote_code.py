@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from open_r1.vlm_modules.internvl_chat_model import MODEL_TYPE, load_config_class
 from open_r1.vlm_modules.internvl_chat_processor import InternVLChatProcessor
+from open_r1.vlm_modules.omni_module import FULL_MODEL_TYPE
 from open_r1.vlm_modules.unsupported import describe_unsupported
 
 
@@ -24,7 +25,7 @@ def read_model_type(path: str, revision: str = "main") -> str:
 
 
 def load_config(path: str, revision: str = "main", trust_remote_code: bool = False) -> "PretrainedConfig":
-    """The configuration of a checkpoint.
+    """The configuration of a checkpoint; of a full Qwen2.5-Omni that of its thinker.
 
     Args:
         path: A folder, or a model of the hub.
@@ -44,7 +45,8 @@ def load_config(path: str, revision: str = "main", trust_remote_code: bool = Fal
             "code that comes with it would not help."
         )
     if model_type != MODEL_TYPE:
-        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return config.thinker_config if model_type == FULL_MODEL_TYPE else config
     if not trust_remote_code:
         raise ValueError(
             f"{path} is an InternVLChatModel, whose Python code comes with the checkpoint: to load it is to run that "

@@ -6,7 +6,6 @@ cutting batches, repeating a prompt for its G completions) is generic, because a
 into an `EncodedPrompt`.
 """
 
-import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -15,6 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+
+from open_r1.vlm_modules.media_keys import compute_image_key as compute_image_key
+from open_r1.vlm_modules.media_keys import compute_video_key as compute_video_key
 
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 # Features of one image or video: those of its tokens, then those of deeper levels where a family has them.
 MediaFeatures = tuple[torch.Tensor, ...]
 
-NO_TOKEN = "\0"  # stands for the placeholder of a kind of media that a family has none for
-
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedMedia:
@@ -39,12 +39,13 @@ class EncodedMedia:
     """
 
     key: str  # equal for equal pictures, whatever file they come from
-    kind: str = "image"  # or "video"
+    kind: str = "image"  # or "video", or "audio"; a video may come with its sound
     text: str  # what stands for it in the prompt: as many placeholders as it has features, and what goes around them
     inputs: dict[str, torch.Tensor]  # name -> (m, ...), concatenated over the images and videos of a batch
     image_size: tuple[int, int] | None = None  # width and height of the picture itself
     input_size: tuple[int, int] | None = None  # the same after resizing; None where the family cuts tiles
     beside_others: "EncodedMedia | None" = None  # the same image where its prompt has several, if that is otherwise
+    has_sound: bool = False  # whether sound is part of it
     features: MediaFeatures | None = None  # where the tower has run already; they then stand in for `inputs`
 
 
@@ -89,20 +90,6 @@ def join_media_inputs(media: Sequence[EncodedMedia]) -> dict[str, torch.Tensor]:
     """Tower inputs of several images and videos, concatenated by name."""
     names = sorted({name for item in media for name in item.inputs})
     return {name: torch.cat([item.inputs[name] for item in media if name in item.inputs]) for name in names}
-
-
-def compute_image_key(image: "Image.Image") -> str:
-    """A digest of the pixels: equal pictures have equal keys."""
-    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def compute_video_key(frames: "np.ndarray", timestamps: Sequence[float]) -> str:
-    """A digest of pixels and times: equal clips have equal keys, and none has that of an image."""
-    digest = hashlib.blake2b(f"video {frames.shape} {list(timestamps)}".encode(), digest_size=16)
-    digest.update(frames.tobytes())
-    return digest.hexdigest()
 
 
 def get_bare_model(model: "PreTrainedModel") -> "PreTrainedModel":
@@ -205,6 +192,10 @@ class VLMBaseModule(ABC):
         """How many frames make one step in time of the tower."""
         return getattr(getattr(processor, "video_processor", None), "temporal_patch_size", 1)
 
+    def get_sampling_rate(self, processor: "ProcessorMixin") -> int | None:
+        """Samples per second of the sound that the family takes; None where it takes none."""
+        return None
+
     def get_box_format(self, config: "PretrainedConfig") -> str | None:
         """The coordinates of boxes that the family was trained on, of `utils.boxes.BOX_FORMATS`; None if not known."""
         return None
@@ -219,22 +210,25 @@ class VLMBaseModule(ABC):
         messages: list[dict[str, Any]],
         images: Sequence[EncodedMedia],
         videos: Sequence[EncodedMedia] = (),
+        sounds: Sequence[EncodedMedia] = (),
     ) -> EncodedPrompt:
-        """Turns one conversation into tensors, around images and videos that are encoded already.
+        """Turns one conversation into tensors, around images, videos and sounds that are encoded already.
 
         Args:
             processor: The family's processor.
-            messages: The conversation; images and videos may come in any order.
+            messages: The conversation; images, videos and sounds may come in any order.
             images: Its images, in order of appearance.
             videos: Its videos, in order of appearance.
+            sounds: Its sounds, videos' own not among them, in order of appearance.
 
         Raises:
-            ValueError: the conversation speaks of another number of images or videos.
+            ValueError: the conversation speaks of another number of images, videos or sounds.
         """
-        tokens = {processor.image_token: images, getattr(processor, "video_token", NO_TOKEN): videos}
+        media = {"image": images, "video": videos, "audio": sounds}
+        tokens = {getattr(processor, f"{kind}_token", f"\0{kind}"): given for kind, given in media.items()}
         parts = re.split("(" + "|".join(map(re.escape, tokens)) + ")", self.prepare_prompt(processor, messages))
         places = parts[1::2]  # what stands between the texts
-        for kind, (token, given) in zip(("images", "videos"), tokens.items()):
+        for kind, (token, given) in zip(("images", "videos", "sounds"), tokens.items()):
             found = places.count(token)
             if found != len(given):
                 raise ValueError(f"The conversation has places for {found} {kind}, not for {len(given)}.")
