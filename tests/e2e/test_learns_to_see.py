@@ -55,10 +55,10 @@ def train(checkpoint: str, rows: Dataset, output_dir: Path, seed: int = 0) -> li
     model_args = GRPOModelConfig(model_name_or_path=checkpoint, dtype="float32", trust_remote_code=True)
     args = GRPOConfig(
         output_dir=str(output_dir),
-        num_generations=16,
-        per_device_train_batch_size=64,
+        num_generations=32,
+        per_device_train_batch_size=128,
         max_completion_length=1,
-        learning_rate=5e-3,
+        learning_rate=1e-2,
         lr_scheduler_type="constant",
         beta=0.0,
         max_steps=NUM_STEPS,
