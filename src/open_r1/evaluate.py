@@ -6,8 +6,9 @@
     python -m open_r1.evaluate --before greedy_0.json mean8_0.json --after greedy_1.json mean8_1.json \
         --names greedy "mean of 8" --output comparison.md
 
-Beside `eval.json` it writes `eval.md` (table), `eval.png` (scatter plot) and `eval.pairs.csv` (the matched rows, which
-paired intervals of a comparison need); with `--task`, `eval.md` and `eval.rows.jsonl`. See docs/evaluation.md.
+Beside `eval.json` it writes `eval.md` (tables), `eval.png` (scatter plot), `eval.histogram.png`, `eval.breakdown.png`
+(where labels name distortions or levels) and `eval.pairs.csv` (the matched rows, which paired intervals of a
+comparison need); with `--task`, `eval.md` and `eval.rows.jsonl`. See docs/evaluation.md.
 """
 
 import argparse
@@ -16,12 +17,14 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from open_r1.utils.math import METRICS
 
 
 if TYPE_CHECKING:
+    from open_r1.utils.evaluation import Matches
+    from open_r1.utils.math import LogisticFit
     from open_r1.utils.task_evaluation import TaskOptions
 
 
@@ -35,11 +38,15 @@ def build_parser() -> argparse.ArgumentParser:
         prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--predictions", type=Path, help="CSV or JSONL of open_r1.score; needs `path` and `score`.")
-    parser.add_argument("--labels", type=Path, help="JSONL of this project, or any of the MOS text layouts.")
+    parser.add_argument("--labels", type=Path, help="JSONL, MOS text, CSV, spreadsheet or .mat file (docs/data.md).")
     parser.add_argument("--dataset", help="Card of the labels (configs/data, or a YAML file): columns, references.")
     parser.add_argument("--columns", help='Columns of a label file without a card, such as "ref dis mos std".')
     parser.add_argument("--direction", choices=("mos", "dmos"), default="mos", help="With --columns: dmos is flipped.")
     parser.add_argument("--output", type=Path, help="JSON to write; for a comparison, Markdown.")
+    parser.add_argument("--model_name", help="What to call the predictions' model. Default: that of their settings.")
+    parser.add_argument("--fit", choices=("4", "5", "both"), default="4", help="Parameters of the logistic fit.")
+    parser.add_argument("--num_worst", type=int, default=20, help="Worst cases that are kept, with their texts.")
+    parser.add_argument("--format", choices=("png", "pdf", "both"), default="png", help="Of the plots.")
     parser.add_argument("--num_resamples", type=int, default=1000, help="Bootstrap resamples behind each interval.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the resamples.")
     parser.add_argument("--compare", type=Path, nargs="+", metavar="JSON", help="Evaluations to put side by side.")
@@ -113,7 +120,7 @@ def build_task_options(args: argparse.Namespace) -> "TaskOptions":
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Matches, measures, and writes the report, the table, the plot and the matched rows."""
+    """Matches, measures, and writes the report, the tables, the plots and the matched rows."""
     from open_r1.utils.evaluation import (
         evaluate_matches,
         get_pairs_path,
@@ -121,36 +128,71 @@ def evaluate(args: argparse.Namespace) -> None:
         match_predictions,
         save_pairs,
     )
+    from open_r1.utils.evaluation_report import EvaluationSources, build_report
     from open_r1.utils.predictions import load_predictions
-    from open_r1.viz.scatter import save_scatter_plot
-    from open_r1.viz.tables import build_evaluation_table
+    from open_r1.viz.report_tables import build_report_tables
 
+    names = ("predictions", "labels", "dataset", "model_name", "fit", "num_resamples", "seed", "num_worst")
+    sources = EvaluationSources(**{name: getattr(args, name) for name in names})
     labels = load_test_labels(args.labels, args.dataset, args.columns, args.direction)
     matches = match_predictions(load_predictions(args.predictions), labels)
     if matches.num_extra:
         logger.warning("%d predictions have no label and were left out", matches.num_extra)
-    evaluation = evaluate_matches(matches, args.num_resamples, args.seed)
+    evaluation = evaluate_matches(matches, args.num_resamples, args.seed, with_fit5=args.fit != "4")
+    report = build_report(evaluation, matches, sources)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(evaluation.report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    args.output.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     save_pairs(get_pairs_path(args.output), matches)
-    table = build_evaluation_table(evaluation.report, evaluation.reasons, evaluation.caveats)
-    args.output.with_suffix(".md").write_text(table, encoding="utf-8")
-    plot_path = args.output.with_suffix(".png")
-    save_scatter_plot(plot_path, matches.pred_score, matches.mos, evaluation.report, evaluation.fit)
-    print(table)
-    print(f"wrote {args.output}, {args.output.with_suffix('.md')} and {plot_path}")
+    tables = build_report_tables(report)
+    args.output.with_suffix(".md").write_text(tables, encoding="utf-8", errors="backslashreplace")
+    plots = save_plots(
+        args.output, report, matches, evaluation.fit5 if args.fit == "5" else evaluation.fit, args.format
+    )
+    print(tables)
+    print(f"wrote {args.output}, {', '.join(str(path) for path in (args.output.with_suffix('.md'), *plots))}")
+
+
+def save_plots(
+    output: Path, report: dict[str, Any], matches: "Matches", fit: "LogisticFit", formats: str
+) -> list[Path]:
+    """Draws scatter plot, histogram and, where there is a breakdown, bars; returns what was written."""
+    from open_r1.viz.bars import save_breakdown_plot, save_histogram
+    from open_r1.viz.scatter import save_scatter_plot
+    from open_r1.viz.theme import list_plot_paths
+
+    written = []
+    for path in list_plot_paths(output, formats):
+        save_scatter_plot(path, matches.pred_score, matches.mos, report, fit)
+        written.append(path)
+        histogram_path = path.with_suffix(f".histogram{path.suffix}")
+        save_histogram(histogram_path, matches.pred_score, matches.mos)
+        written.append(histogram_path)
+        if report["breakdown"]:
+            breakdown_path = path.with_suffix(f".breakdown{path.suffix}")
+            save_breakdown_plot(breakdown_path, report["breakdown"])
+            written.append(breakdown_path)
+    return written
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Prints evaluations as one Markdown table, and writes it where --output says."""
+    """Prints evaluations as Markdown tables, and writes them where --output says; of several data sets a plot too."""
     from open_r1.utils.comparison import compare_reports
     from open_r1.utils.evaluation import load_evaluation
+    from open_r1.viz.bars import save_cross_dataset_plot
+    from open_r1.viz.report_tables import build_cross_dataset_table
     from open_r1.viz.tables import build_before_after_table, build_side_by_side_table
+    from open_r1.viz.theme import list_plot_paths
 
     names = args.names or [path.stem for path in args.compare or args.after]
     if args.compare:
         reports = [load_evaluation(path)[0] for path in args.compare]
         table = build_side_by_side_table(dict(zip(names, reports, strict=True)))
+        if len({report.get("dataset") for report in reports}) > 1:
+            table += f"\n{build_cross_dataset_table(reports)}"
+            if args.output:
+                for path in list_plot_paths(args.output, args.format):
+                    save_cross_dataset_plot(path, reports)
     else:
         changes = [
             compare_reports(before, after, args.metric, args.num_resamples, args.seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from brightness import LEVELS, teach_brightness
 from PIL import Image
 
 from open_r1.completions import IQA_QUESTION, get_answer_contract
@@ -18,38 +19,11 @@ from open_r1.scorer import Scorer, ScoringSettings
 from open_r1.tiny import build_tiny_vlm
 
 
-LEVELS = [round(15 + 240 * step / 9) for step in range(10)]  # brightness of the pictures, 0 to 255
-
-
 def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [sys.executable, "-m", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
     )
-
-
-def teach_brightness(folder: Path, num_steps: int = 120) -> None:
-    """Trains the checkpoint to answer with the brightness of a grey picture on a scale of 1 to 5, in a few seconds."""
-    generator = HFGenerator.from_pretrained(str(folder), device="cpu")
-    model, processor = generator.model, generator.processor
-    contract = get_answer_contract("scoring")
-    text = {"type": "text", "text": contract.render(IQA_QUESTION)}
-    messages = [{"role": "user", "content": [{"type": "image"}, text]}]
-    images = [Image.new("RGB", (56, 56), (level,) * 3) for level in LEVELS]
-    prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    inputs = dict(processor(text=[prompt] * len(images), images=images, return_tensors="pt"))
-    answers = [contract.compose(think="noise", answer=f"{1 + 4 * level / 255:.1f}") + "<|im_end|>" for level in LEVELS]
-    answer_ids = processor.tokenizer(answers, return_tensors="pt")["input_ids"]  # all of one length
-    labels = torch.cat([torch.full_like(inputs["input_ids"], -100), answer_ids], dim=1)
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], answer_ids], dim=1)
-    inputs["attention_mask"] = torch.ones_like(labels)
-    inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, answer_ids.shape[1]))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(num_steps):
-        model(**inputs, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +115,8 @@ def test_scores_are_evaluated_against_labels_by_file_name(workdir, greedy):
     result = run_command("open_r1.evaluate", *files, cwd=workdir)
     assert result.returncode == 0, result.stderr
     report = json.loads((workdir / "eval.json").read_text())
-    assert set(report) == {"srcc", "krcc", "plcc", "plcc_fitted", "rmse", "n", "n_unparsed", "n_missing", "ci95"}
+    assert set(report) > {"srcc", "krcc", "plcc", "plcc_fitted", "rmse", "n", "n_unparsed", "n_missing", "ci95"}
+    assert report["protocol"]["scoring"]["temperature"] == 0 and report["model"] == "model"
     assert (report["n"], report["n_unparsed"], report["n_missing"]) == (10, 0, 2)
     assert report["srcc"] > 0.9
     assert report["rmse"] < 15  # on the labels' scale of 0 to 100

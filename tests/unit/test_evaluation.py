@@ -24,6 +24,7 @@ from open_r1.utils.evaluation import (
 )
 from open_r1.utils.matching import match_names
 from open_r1.utils.predictions import Prediction
+from open_r1.utils.significance import compute_meng_p
 from open_r1.viz.tables import build_evaluation_table
 
 
@@ -240,11 +241,15 @@ def test_the_command_writes_report_table_plot_and_rows_and_compares(tmp_path, ca
         files = ["--predictions", str(tmp_path / f"{name}.csv"), "--labels", str(labels)]
         main([*files, "--output", str(tmp_path / f"{name}.json"), "--num_resamples", "50"])
     assert {path.name for path in tmp_path.glob("after.*")} == {
-        "after.csv", "after.json", "after.md", "after.png", "after.pairs.csv"
+        "after.csv", "after.json", "after.md", "after.png", "after.histogram.png", "after.pairs.csv"
     }  # fmt: skip
     report = json.loads((tmp_path / "after.json").read_text())
     assert (report["n"], report["n_unparsed"], report["n_missing"]) == (59, 1, 0)
     assert report["srcc"] > 0.9
+    assert (report["dataset"], report["model"]) == ("labels", "after")
+    assert report["protocol"]["resampled"] == "references" and report["protocol"]["seed"] == 0
+    assert len(report["files"][str(labels)]) == 64 and set(report["code"]) == {"commit", "is_dirty"}
+    assert report["versions"]["numpy"] == np.__version__
     capsys.readouterr()
     paths = [str(tmp_path / name) for name in ("before.json", "after.json")]
     main(["--before", paths[0], "--after", paths[1], "--names", "greedy", "--output", str(tmp_path / "table.md")])
@@ -253,6 +258,77 @@ def test_the_command_writes_report_table_plot_and_rows_and_compares(tmp_path, ca
     assert (tmp_path / "table.md").read_text().strip() == printed.strip()
     main(["--compare", *paths])
     assert "| before" in capsys.readouterr().out
+
+
+def write_levels(folder: Path, name: str, shift: float) -> list[str]:
+    """Labels in our JSONL with distortions and levels, and predictions that are worthless for one distortion."""
+    rows, lines = [], ["path,score,text,error"]
+    rng = np.random.default_rng(0)
+    for index in range(80):
+        distortion, level = ("blur", "noise")[index % 2], 1 + index // 2 % 4
+        mos = 5 - level + rng.uniform(0, 0.9)
+        row = {"image": [f"{index}.png"], "distortion": distortion, "level": level}
+        row["conversations"] = [{"from": "human", "value": "?"}, {"from": "gpt", "value": mos}]
+        rows.append(json.dumps(row))
+        score = rng.uniform(1, 5) if distortion == "noise" else mos + shift
+        lines.append(f"{index}.png,{score},it is {distortion},")
+    (folder / f"{name}.jsonl").write_text("\n".join(rows))
+    (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return ["--predictions", f"{folder}/{name}.csv", "--labels", f"{folder}/{name}.jsonl", "--num_resamples", "50"]
+
+
+def test_distortions_levels_and_worst_cases_are_told_apart(tmp_path):
+    main(
+        [*write_levels(tmp_path, "set", 0.0), "--output", f"{tmp_path}/eval.json", "--fit", "both", "--format", "both"]
+    )
+    report = json.loads((tmp_path / "eval.json").read_text())
+    by_distortion = {row["name"]: row for row in report["breakdown"]["distortion"]}
+    assert by_distortion["blur"]["srcc"] == 1.0 and abs(by_distortion["noise"]["srcc"]) < 0.5
+    assert [(row["name"], row["n"]) for row in report["breakdown"]["level"]] == [(str(n), 20) for n in range(1, 5)]
+    assert report["worst"][0]["text"] == "it is noise" and abs(report["worst"][0]["rank_difference"]) > 0.5
+    assert len(report["fits"]["4"]["params"]) == 4 and len(report["fits"]["5"]["params"]) == 5
+    assert report["rmse5"] <= report["rmse"] + 1e-6
+    table = (tmp_path / "eval.md").read_text()
+    assert "| blur" in table and "PLCC (5-parameter fit)" in table and "it is noise" in table
+    assert {path.name for path in tmp_path.glob("eval.*")} == {"eval.json", "eval.md", "eval.pairs.csv"} | {
+        f"eval{kind}.{suffix}" for kind in ("", ".histogram", ".breakdown") for suffix in ("png", "pdf")
+    }
+    assert load_evaluation(tmp_path / "eval.json")[1].distortion[:2] == ["blur", "noise"]
+
+
+def test_evaluations_of_several_data_sets_are_averaged_and_drawn(tmp_path, capsys):
+    for name in ("first", "second"):
+        options = ["--output", f"{tmp_path}/{name}.json", "--model_name", "mine"]
+        main([*write_levels(tmp_path, name, 0.1), *options])
+    capsys.readouterr()
+    paths = [str(tmp_path / f"{name}.json") for name in ("first", "second")]
+    main(["--compare", *paths, "--output", str(tmp_path / "all.md"), "--format", "pdf"])
+    assert "average by size" in capsys.readouterr().out
+    assert (tmp_path / "all.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_kadid_names_speak_of_distortion_and_level_through_the_card(tmp_path):
+    (tmp_path / "KADID-10K_mos.txt").write_text("I01.png I01_03_05.png 1.2 0.5\nI01.png I01_25_01.png 3.9 0.5\n")
+    labels = load_test_labels(tmp_path / "KADID-10K_mos.txt", dataset="KADID-10K")
+    assert [(label.distortion, label.level) for label in labels] == [("motion blur", "05"), ("contrast change", "01")]
+
+
+def test_a_real_change_has_a_small_p_value_and_none_has_a_large_one():
+    before, after = build_matches(noise=0.9, num_references=0), build_matches(noise=0.3, num_references=0)
+    real = compare_matches(before, after, num_resamples=400)
+    assert real.p_paired < 0.01 and real.p_meng < 0.01
+    other = Matches(**{**vars(before), "pred_score": build_matches(noise=0.9, seed=5).pred_score})
+    chance = compare_matches(before, other, num_resamples=400)
+    assert chance.p_paired > 0.05 and chance.p_meng > 0.05
+    assert compare_matches(build_matches(), build_matches(noise=0.1), num_resamples=50).p_meng is None  # references
+
+
+def test_mengs_test_gives_the_worked_value():
+    # z1 = .5493, z2 = .3095, q = .17, f = .6/1.66 = .3614, h = (1 - .0614)/.83 = 1.1308,
+    # z = .2398 * sqrt(100 / (2 * .6 * 1.1308)) = 2.0584
+    assert compute_meng_p(0.5, 0.3, 0.4, 103) == pytest.approx(0.0395, abs=2e-4)
+    assert compute_meng_p(0.3, 0.5, 0.4, 103) == compute_meng_p(0.5, 0.3, 0.4, 103)
+    assert compute_meng_p(0.5, 0.5, 1.0, 103) == 1.0
 
 
 @pytest.mark.parametrize(

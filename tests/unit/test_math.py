@@ -13,6 +13,7 @@ from open_r1.utils.bootstrap import (
 )
 from open_r1.utils.math import (
     METRICS,
+    METRICS_5,
     compute_agreement,
     compute_krcc,
     compute_plcc,
@@ -20,6 +21,7 @@ from open_r1.utils.math import (
     compute_srcc,
     explain_undefined,
     fit_logistic4,
+    fit_logistic5,
 )
 
 
@@ -137,6 +139,23 @@ def test_rmse_is_in_units_of_the_mos_and_taken_after_the_fit():
     assert shifted == pytest.approx(compute_agreement(pred_score, mos).values["rmse"], rel=1e-4)
 
 
+def test_five_parameters_find_the_curve_they_were_drawn_from_and_bound_the_error_of_four():
+    x = np.linspace(1, 5, 80)
+    fit = fit_logistic5(x, 3 * (0.5 - 1 / (1 + np.exp(2 * (x - 2.7)))) + 0.4 * x + 1)
+    assert fit.predict([2.7])[0] == pytest.approx(0.4 * 2.7 + 1, abs=1e-4)
+    pred_score, mos = draw_scores(300)
+    values = compute_agreement(pred_score, mos, with_fit5=True).values
+    assert values["rmse5"] < values["rmse"] + 1e-6
+    assert list(compute_agreement(pred_score, mos).values) == list(METRICS)
+
+
+def test_five_parameters_have_intervals_around_their_measures():
+    pred_score, mos = draw_scores(200)
+    values = compute_agreement(pred_score, mos, with_fit5=True).values
+    for metric, (low, high) in compute_ci95(pred_score, mos, num_resamples=60, metrics=METRICS_5).items():
+        assert low < values[metric] < high
+
+
 def test_weighted_ranks_equal_the_ranks_of_the_repeated_rows():
     values, counts = np.array([3.0, 1.0, 3.0, 2.0]), np.array([[2, 0, 1, 3], [1, 1, 1, 1]])
     for row_counts, ranks in zip(counts, compute_weighted_midranks(values, counts), strict=True):
@@ -194,5 +213,13 @@ def test_intervals_hold_the_measure_depend_on_the_seed_alone_and_match_theory():
 
 
 def test_too_many_undefined_resamples_give_no_interval():
-    assert compute_interval(np.array([np.nan] * 6 + [0.5] * 94)) is None
-    assert compute_interval(np.array([np.nan] * 4 + [0.5] * 96)) == [0.5, 0.5]
+    assert compute_interval(np.array([np.nan] * 6 + [0.5] * 94), 100) is None
+    assert compute_interval(np.array([np.nan] * 4 + [0.5] * 96), 100) == [0.5, 0.5]
+
+
+def test_few_units_widen_the_interval_to_that_of_students_t():
+    values = np.sort(np.random.default_rng(0).normal(size=100_000))
+    for num_units, tail in ((5, 0.0009491), (20, 0.0158821), (10_000, 0.0250)):
+        low, high = compute_interval(values, num_units)
+        assert np.mean(values < low) == pytest.approx(tail, abs=2e-4)
+        assert np.mean(values > high) == pytest.approx(tail, abs=2e-4)

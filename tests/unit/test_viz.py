@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from open_r1.utils.comparison import Change
-from open_r1.utils.math import LogisticFit, fit_logistic4
+from open_r1.utils.math import LogisticFit, fit_logistic4, fit_logistic5
+from open_r1.viz.bars import save_breakdown_plot, save_cross_dataset_plot, save_histogram
 from open_r1.viz.curves import compute_running_mean, load_metrics, save_training_curves, select_panels
+from open_r1.viz.report_tables import build_cross_dataset_table
 from open_r1.viz.scatter import save_scatter_plot, spread_stripes
 from open_r1.viz.tables import (
     build_before_after_table,
@@ -18,6 +20,7 @@ from open_r1.viz.tables import (
     build_side_by_side_table,
     format_value,
 )
+from open_r1.viz.theme import list_plot_paths
 
 
 METRICS = ("srcc", "krcc", "plcc", "plcc_fitted", "rmse")
@@ -71,10 +74,11 @@ def test_comparisons_have_a_row_for_every_evaluation():
     side_by_side = read_cells(build_side_by_side_table({"a": build_report(0.5), "b": build_report(None)}))
     assert side_by_side[2][:2] == ["a", "0.500 [0.450, 0.540]"]
     assert side_by_side[3][:2] == ["b", "—"]
-    change = Change(difference=0.2, ci95=[0.1, 0.3], n=98)
+    change = Change(difference=0.2, ci95=[0.1, 0.3], n=98, p_paired=0.01)
     before_after = read_cells(build_before_after_table({"greedy": (build_report(0.5), build_report(0.7), change)}))
     assert before_after[2] == [
-        "greedy", "0.500 [0.450, 0.540]", "0.700 [0.650, 0.740]", "+0.200 [+0.100, +0.300]", "98", "2 → 2"
+        "greedy", "0.500 [0.450, 0.540]", "0.700 [0.650, 0.740]", "+0.200 [+0.100, +0.300]",
+        "0.010", "—", "98", "2 → 2",
     ]  # fmt: skip
 
 
@@ -90,6 +94,58 @@ def test_a_scatter_plot_is_written_whatever_there_is_to_plot(tmp_path, num_rows)
         assert min(image.size) > 400
         assert len(image.convert("RGB").getcolors(1 << 20)) > 2
     assert dict(matplotlib.rcParams) == settings
+
+
+def build_full_report(model: str, dataset: str, value: float | None, n: int) -> dict:
+    return build_report(value, n) | {"model": model, "dataset": dataset}
+
+
+def test_averages_over_data_sets_are_plain_and_by_size_and_need_all_of_them():
+    reports = [
+        build_full_report("a", "KADID", 0.9, n=300),
+        build_full_report("a", "BID", 0.5, n=100),
+        build_full_report("b", "BID", 0.6, n=100),
+        build_full_report("c", "KADID", 0.7, n=300),
+        build_full_report("c", "BID", None, n=100),
+    ]
+    header, _, *rows = read_cells(build_cross_dataset_table(reports))
+    assert header == ["SRCC / PLCC", "KADID", "BID", "average", "average by size"]
+    assert rows[0] == ["a", "0.900 / 0.900", "0.500 / 0.500", "0.700 / 0.700", "0.800 / 0.800"]
+    assert rows[1] == ["b", "—", "0.600 / 0.600", "—", "—"]
+    assert rows[2] == ["c", "0.700 / 0.700", "— / —", "—", "—"]
+    with pytest.raises(ValueError, match="two evaluations of a on BID"):
+        build_cross_dataset_table([*reports, reports[1]])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf"])
+def test_every_plot_is_written_in_the_format_of_its_name_the_same_twice(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    mos = rng.uniform(1, 5, 60)
+    pred_score = mos + rng.normal(size=60)
+    rows = [{"name": name, **build_report(value)} for name, value in (("blur", 0.5), ("noise", None), ("JPEG", -0.2))]
+    reports = [build_full_report(model, "KADID", value, 60) for model, value in (("a", 0.5), ("b", None))]
+    fit = fit_logistic5(pred_score, mos)
+    write_metrics(tmp_path / "metrics.jsonl", [{"step": step, "reward": step / 10} for step in range(5)])
+    plots = {
+        "scatter": lambda path: save_scatter_plot(path, pred_score, mos, build_report(0.5), fit),
+        "histogram": lambda path: save_histogram(path, pred_score, mos),
+        "breakdown": lambda path: save_breakdown_plot(path, {"distortion": rows, "level": rows[:2]}),
+        "cross": lambda path: save_cross_dataset_plot(path, reports),
+        "curves": lambda path: save_training_curves(tmp_path / "metrics.jsonl", path),
+    }
+    magic = {".png": b"\x89PNG", ".pdf": b"%PDF"}[suffix]
+    for name, save in plots.items():
+        paths = [tmp_path / f"{name}{turn}{suffix}" for turn in (1, 2)]
+        for path in paths:
+            save(path)
+        first, second = (path.read_bytes() for path in paths)
+        assert first.startswith(magic) and first == second, name
+
+
+def test_a_plot_in_a_format_that_is_not_known_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="must end in .png or .pdf"):
+        save_histogram(tmp_path / "plot.jpg", [1, 2], [1, 2])
+    assert list_plot_paths(tmp_path / "eval.json", "both") == [tmp_path / "eval.png", tmp_path / "eval.pdf"]
 
 
 def test_few_distinct_predictions_are_spread_without_touching_their_neighbours():

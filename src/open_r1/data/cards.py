@@ -70,6 +70,8 @@ class DatasetCard:
     official_split: tuple[str, ...] = ()  # files of the release that say the parts, where the labels do not
     layouts: tuple[LabelLayout, ...] = ()
     reference_pattern: str | None = None  # its group 1 is the reference in an image name; used where no column has it
+    kind_pattern: str | None = None  # its groups `distortion` and `level` are those in an image name
+    distortions: Mapping[str, str] | None = None  # what the distortions in image names are called
     exclude: tuple[str, ...] = ()  # names of images in label files that are not to be used
     notes: tuple[str, ...] = ()  # traps
 
@@ -78,6 +80,8 @@ class DatasetCard:
             raise ValueError(f"the kind must be fr or nr, not {self.kind!r}")
         if self.reference_pattern is not None and re.compile(self.reference_pattern).groups != 1:
             raise ValueError(f"the reference pattern {self.reference_pattern!r} must have one group")
+        if self.kind_pattern is not None and set(re.compile(self.kind_pattern).groupindex) != {"distortion", "level"}:
+            raise ValueError(f"the kind pattern {self.kind_pattern!r} must have the groups distortion and level")
 
     def find_layout(self, file_name: str, header: Sequence[str] | None = None) -> LabelLayout | None:
         """The first layout of label files with this name and header; None where unknown."""
@@ -87,6 +91,14 @@ class DatasetCard:
         """The reference that the file name of an image speaks of, or None."""
         match = re.search(self.reference_pattern, PurePath(image).name) if self.reference_pattern else None
         return match.group(1) if match else None
+
+    def get_kind(self, image: str) -> tuple[str | None, str | None]:
+        """Distortion and level that the file name of an image speaks of, or None for each."""
+        match = re.search(self.kind_pattern, PurePath(image).name) if self.kind_pattern else None
+        if match is None:
+            return None, None
+        distortion = match.group("distortion")
+        return (self.distortions or {}).get(distortion, distortion), match.group("level")
 
     def is_excluded(self, image: str) -> bool:
         return PurePath(image).name in self.exclude

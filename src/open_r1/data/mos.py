@@ -6,6 +6,7 @@ Used by `datasets/make_data.py` (with a card or named columns) and by evaluation
 file leaves no doubt.
 """
 
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from open_r1.data.cards import DatasetCard, LabelLayout
 from open_r1.data.jsonl import read_jsonl
 from open_r1.data.layouts import is_number, read_label_table
+from open_r1.data.reading import read_lines
 from open_r1.data.schema import BadDataError, BadRow, parse_number
 
 
@@ -34,6 +36,8 @@ class MosRecord:
     mos_std: float | None = None  # standard deviation of the ratings, in the units of `mos`
     num_ratings: int | None = None
     mos_raw: float | None = None  # the label as the file has it, where `mos` is flipped or normalised
+    distortion: str | None = None  # kind of the distortion
+    level: str | None = None  # of the distortion
     part: str | None = None  # "train", "val" or "test" of the official split, where the file says it
 
 
@@ -111,12 +115,27 @@ def _load_jsonl_labels(path: Path) -> list[MosRecord]:
     if not path.is_file():
         raise ValueError(f"the label file {path} does not exist")
     rows, bad_rows = read_jsonl(path, require_mos=True)
+    kinds = _read_kinds(path, {line for line, _ in rows})
     records = []
     for line, row in rows:
         if len(row.images) != 1:
             bad_rows.append(BadRow(str(path), line, f"a label has one image, not {len(row.images)}"))
-        records.append((line, MosRecord(image=row.images[0], mos=row.mos, reference=row.reference)))
+        distortion, level = kinds[line]
+        record = MosRecord(
+            image=row.images[0], mos=row.mos, reference=row.reference, distortion=distortion, level=level
+        )
+        records.append((line, record))
     return _refuse_bad_rows(path, records, bad_rows)
+
+
+def _read_kinds(path: Path, usable: set[int]) -> dict[int, tuple[str | None, str | None]]:
+    """The values of `distortion` and `level` in the usable lines of a JSONL file, as texts."""
+    kinds = {}
+    for number, line in read_lines(path):
+        if number in usable:
+            row = json.loads(line)
+            kinds[number] = tuple(None if row.get(key) is None else str(row[key]) for key in ("distortion", "level"))
+    return kinds
 
 
 def _parse_cells(cell_of: Mapping[str, str], layout: LabelLayout, card: DatasetCard | None) -> MosRecord | None:
@@ -146,6 +165,8 @@ def _parse_cells(cell_of: Mapping[str, str], layout: LabelLayout, card: DatasetC
         mos_std=math.sqrt(values["var"]) if "var" in values else values.get("std"),
         num_ratings=int(values["num"]) if "num" in values else None,
         mos_raw=mos if is_flipped else None,
+        distortion=cell_of.get("type") or None,
+        level=cell_of.get("level") or None,
         part=part,
     )
 

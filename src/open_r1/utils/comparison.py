@@ -1,12 +1,19 @@
-"""What changed between two evaluations of the same labels, with a paired interval. Built on `evaluation.py`."""
+"""What changed between two evaluations of the same labels: paired interval and tests. Built on `evaluation.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open_r1.utils.bootstrap import NUM_RESAMPLES, compute_interval, draw_resample_counts, resample_measures
+from open_r1.utils.bootstrap import (
+    NUM_RESAMPLES,
+    compute_interval,
+    count_units,
+    draw_resample_counts,
+    resample_measures,
+)
 from open_r1.utils.evaluation import Matches, find_caveats, load_evaluation
-from open_r1.utils.math import compute_agreement
+from open_r1.utils.math import compute_agreement, compute_plcc, compute_srcc
+from open_r1.utils.significance import compute_meng_p, compute_paired_p
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +23,8 @@ class Change:
     difference: float | None  # after minus before
     ci95: list[float] | None  # of the difference; paired, by reference image where there are any
     n: int
+    p_paired: float | None = None  # two-sided, of the paired bootstrap
+    p_meng: float | None = None  # two-sided, of Meng's test; SRCC and PLCC of independent images only
 
 
 def compare_matches(
@@ -33,12 +42,18 @@ def compare_matches(
         return Change(difference=None, ci95=None, n=len(rows))
     reference = None if before.reference is None else [before.reference[i] for i, _ in rows]
     find_caveats(reference)
-    interval = None
-    if reference is None or len(set(reference)) > 1:
-        counts = draw_resample_counts(len(rows), reference, num_resamples, seed)
-        resampled = [resample_measures(score, mos, counts, [metric])[metric] for score in scores]
-        interval = compute_interval(resampled[1] - resampled[0])
-    return Change(difference=values[1] - values[0], ci95=interval, n=len(rows))
+    counts = draw_resample_counts(len(rows), reference, num_resamples, seed)
+    resampled = [resample_measures(score, mos, counts, [metric])[metric] for score in scores]
+    interval = compute_interval(resampled[1] - resampled[0], count_units(len(rows), reference))
+    correlate = {"srcc": compute_srcc, "plcc": compute_plcc}.get(metric)
+    is_testable = correlate is not None and reference is None
+    return Change(
+        difference=values[1] - values[0],
+        ci95=interval,
+        n=len(rows),
+        p_paired=None if interval is None else compute_paired_p(resampled[1] - resampled[0]),
+        p_meng=compute_meng_p(*values, correlate(*scores), len(rows)) if is_testable else None,
+    )
 
 
 def compare_reports(

@@ -1,7 +1,8 @@
 """From predictions and labels to one evaluation: match by file name, measure, keep.
 
     predictions (utils/predictions.py) + labels (data/mos.py) -> match_predictions -> evaluate_matches -> Evaluation
-    Evaluation.report has exactly the keys of REPORT_KEYS; `save_pairs` keeps the rows behind it, for comparison.py.
+    Evaluation.report has the keys of REPORT_KEYS; `evaluation_report.py` adds breakdown, protocol and provenance, and
+    `save_pairs` keeps the rows behind it, for comparison.py.
 
 Nothing is filled in, and no label gets lost: n + n_unparsed + n_missing is the number of labels.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from open_r1.utils.bootstrap import NUM_RESAMPLES, compute_ci95
 from open_r1.utils.matching import match_names
-from open_r1.utils.math import METRICS, LogisticFit, compute_agreement
+from open_r1.utils.math import METRICS, METRICS_5, LogisticFit, compute_agreement
 from open_r1.utils.predictions import Prediction
 
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REPORT_KEYS = (*METRICS, "n", "n_unparsed", "n_missing", "ci95")
-_PAIR_COLUMNS = ("image", "score", "mos", "reference")
+_PAIR_COLUMNS = ("image", "score", "mos", "reference", "distortion", "level")
+_LARGE_RATIO = 10  # of the ranges of predictions and labels, beyond which they are different scales
 _FEW_REFERENCES = 10  # below this a bootstrap over references says little
 
 
@@ -43,16 +45,20 @@ class Matches:
     num_unparsed: int  # labels whose answer has no score
     num_missing: int  # labels without any answer: no row, or an image that could not be read
     num_extra: int = 0  # predictions without a label
+    distortion: list[str] | None = None  # (n,), empty where unknown; None where no label names one
+    level: list[str] | None = None  # (n,), the same
+    text: list[str] | None = None  # (n,) what the model wrote, where it is at hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What `evaluate_matches` found."""
 
-    report: dict[str, Any]  # the keys of REPORT_KEYS; None for what has no value
+    report: dict[str, Any]  # REPORT_KEYS, and METRICS_5 if asked for; None for what has no value
     reasons: dict[str, str]  # metric -> why it has no value
     caveats: list[str]  # what a reader of the numbers should know
     fit: LogisticFit
+    fit5: LogisticFit | None = None
 
 
 def load_test_labels(
@@ -76,10 +82,16 @@ def load_test_labels(
     if len(kept) < len(labels):
         logger.info("%d images that the card of %s excludes were left out", len(labels) - len(kept), card.name)
     names = [Path(label.image).name for label in kept]
-    return [
-        replace(label, reference=label.reference or card.get_reference(name))
-        for label, name in zip(kept, names, strict=True)
-    ]
+    completed = []
+    for label, name in zip(kept, names, strict=True):
+        distortion, level = card.get_kind(name)
+        known = {
+            "reference": label.reference or card.get_reference(name),
+            "distortion": label.distortion or distortion,
+            "level": label.level or level,
+        }
+        completed.append(replace(label, **known))
+    return completed
 
 
 def match_predictions(predictions: Sequence[Prediction], labels: "Sequence[MosRecord]") -> Matches:
@@ -107,14 +119,33 @@ def match_predictions(predictions: Sequence[Prediction], labels: "Sequence[MosRe
         num_unparsed=num_unparsed,
         num_missing=len(labels) - len(scored) - num_unparsed,
         num_extra=len(predictions) - len(pairs),
+        distortion=_collect([label.distortion for label, _ in scored]),
+        level=_collect([label.level for label, _ in scored]),
+        text=_collect([_join_texts(prediction.text) for _, prediction in scored]),
     )
 
 
-def evaluate_matches(matches: Matches, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Evaluation:
-    """Measures how the matched predictions agree with the MOS, with bootstrap intervals."""
-    agreement = compute_agreement(matches.pred_score, matches.mos)
-    caveats = find_caveats(matches.reference)
-    intervals = compute_ci95(matches.pred_score, matches.mos, matches.reference, num_resamples, seed)
+def _collect(values: Sequence[str | None]) -> list[str] | None:
+    """The values, empty where there is none; None where there are none at all."""
+    return [value or "" for value in values] if any(values) else None
+
+
+def _join_texts(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else "\n".join(text)
+
+
+def evaluate_matches(
+    matches: Matches, num_resamples: int = NUM_RESAMPLES, seed: int = 0, *, with_fit5: bool = False
+) -> Evaluation:
+    """Measures how the matched predictions agree with the MOS, with bootstrap intervals.
+
+    Args:
+        with_fit5: whether PLCC and RMSE are taken after the 5-parameter fit too.
+    """
+    agreement = compute_agreement(matches.pred_score, matches.mos, with_fit5=with_fit5)
+    caveats = [*find_caveats(matches.reference), *find_oddities(matches, agreement.values["srcc"])]
+    metrics = METRICS + (METRICS_5 if with_fit5 else ())
+    intervals = compute_ci95(matches.pred_score, matches.mos, matches.reference, num_resamples, seed, metrics)
     report = {
         **{name: _round(value) for name, value in agreement.values.items()},
         "n": len(matches.mos),
@@ -124,7 +155,26 @@ def evaluate_matches(matches: Matches, num_resamples: int = NUM_RESAMPLES, seed:
     }
     for name, reason in agreement.reasons.items():
         logger.warning("%s has no value: %s", name, reason)
-    return Evaluation(report=report, reasons=agreement.reasons, caveats=caveats, fit=agreement.fit)
+    return Evaluation(
+        report=report, reasons=agreement.reasons, caveats=caveats, fit=agreement.fit, fit5=agreement.fit5
+    )
+
+
+def find_oddities(matches: Matches, srcc: float | None) -> list[str]:
+    """What looks wrong about predictions that can be correlated all the same; also logged."""
+    oddities = []
+    if srcc is not None and srcc < 0:
+        oddities.append("SRCC is negative: the predictions rank the wrong way round, which a fit hides")
+    if srcc is not None:
+        (low, high), (lowest, highest) = ((min(values), max(values)) for values in (matches.pred_score, matches.mos))
+        if not 1 / _LARGE_RATIO < (high - low) / (highest - lowest) < _LARGE_RATIO:
+            oddities.append(
+                f"predictions run from {low:g} to {high:g}, labels from {lowest:g} to {highest:g}: these are "
+                "different scales, which only the fits bring together"
+            )
+    for oddity in oddities:
+        logger.warning(oddity)
+    return oddities
 
 
 def find_caveats(reference: Sequence[str] | None) -> list[str]:
@@ -147,12 +197,13 @@ def get_pairs_path(report_path: str | Path) -> Path:
 
 
 def save_pairs(path: str | Path, matches: Matches) -> None:
-    """Writes the matched rows as CSV: image, score, mos, reference (empty where there is none)."""
-    reference = matches.reference or [""] * len(matches.image)
+    """Writes the matched rows as CSV: image, score, mos, reference, distortion, level (empty where there is none)."""
+    none = [""] * len(matches.image)
+    texts = (matches.reference or none, matches.distortion or none, matches.level or none)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_PAIR_COLUMNS)
-        writer.writerows(zip(matches.image, matches.pred_score, matches.mos, reference, strict=True))
+        writer.writerows(zip(matches.image, matches.pred_score, matches.mos, *texts, strict=True))
 
 
 def load_evaluation(report_path: str | Path) -> tuple[dict[str, Any], Matches | None]:
@@ -162,8 +213,8 @@ def load_evaluation(report_path: str | Path) -> tuple[dict[str, Any], Matches | 
         ValueError: the file is no evaluation.
     """
     report = json.loads(Path(report_path).read_text(encoding="utf-8"))
-    if not isinstance(report, dict) or set(report) != set(REPORT_KEYS):
-        raise ValueError(f"{report_path}: not an evaluation; its keys must be {', '.join(REPORT_KEYS)}")
+    if not isinstance(report, dict) or not set(REPORT_KEYS) <= set(report):
+        raise ValueError(f"{report_path}: not an evaluation of scores; its keys must be {', '.join(REPORT_KEYS)}")
     pairs_path = get_pairs_path(report_path)
     if not pairs_path.exists():
         return report, None
@@ -177,4 +228,6 @@ def load_evaluation(report_path: str | Path) -> tuple[dict[str, Any], Matches | 
         reference=references if references and all(references) else None,
         num_unparsed=report["n_unparsed"],
         num_missing=report["n_missing"],
+        distortion=_collect([row.get("distortion") for row in rows]),
+        level=_collect([row.get("level") for row in rows]),
     )

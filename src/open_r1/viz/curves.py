@@ -12,7 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from open_r1.viz.theme import MUTED, SERIES, add_legend, build_figure, label_axes, save_figure
+from open_r1.viz.theme import (
+    MUTED,
+    SERIES,
+    add_legend,
+    build_figure,
+    label_axes,
+    list_plot_paths,
+    save_figure,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -84,7 +92,7 @@ def select_panels(series: Mapping[str, Any]) -> list[tuple[str, str, dict[str, s
 
 
 def save_training_curves(metrics_path: str | Path, output_path: str | Path) -> None:
-    """Draws every known metric of a run over its optimizer steps into one PNG.
+    """Draws every known metric of a run over its optimizer steps into one PNG or PDF.
 
     Noisy curves are drawn pale, with their running mean over about an eighth of the run on top.
     """
@@ -129,11 +137,13 @@ def compute_running_mean(values: Sequence[float], window: int) -> list[float]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="curves", description=__doc__.partition("\n")[0])
     parser.add_argument("--run", required=True, type=Path, help="Output folder of a run, or its metrics.jsonl.")
-    parser.add_argument("--output", required=True, type=Path, help="PNG to write.")
+    parser.add_argument("--output", required=True, type=Path, help="PNG or PDF to write, by its suffix.")
+    parser.add_argument("--format", choices=("png", "pdf", "both"), help="Instead of the suffix's.")
     args = parser.parse_args(argv)
     metrics_path = args.run / "metrics.jsonl" if args.run.is_dir() else args.run
-    save_training_curves(metrics_path, args.output)
-    print(f"wrote {args.output}")
+    for path in list_plot_paths(args.output, args.format) if args.format else [args.output]:
+        save_training_curves(metrics_path, path)
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -230,5 +230,5 @@ def _evaluate(step: int, dataset: str, pairs: Sequence[tuple[float, float]]) -> 
         pred_score=scores,
         mos=mos,
         srcc=compute_srcc(scores, mos),
-        interval=compute_interval(resampled),
+        interval=compute_interval(resampled, len(pairs)),
     )

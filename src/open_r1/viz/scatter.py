@@ -17,7 +17,7 @@ _FEW_VALUES = 25  # distinct predictions up to which points of one value are spr
 def save_scatter_plot(
     path: str | Path, pred_score: Sequence[float], mos: Sequence[float], report: Mapping[str, Any], fit: LogisticFit
 ) -> None:
-    """Draws n predictions against n MOS into a PNG.
+    """Draws n predictions against n MOS into a PNG or PDF.
 
     Args:
         report: the evaluation, for title and caption.
@@ -30,7 +30,14 @@ def save_scatter_plot(
     axes.scatter(x, mos, s=size, alpha=alpha, color=SERIES[0], edgecolors=SURFACE, linewidths=0.4, zorder=2)
     if fit.params is not None:
         grid = np.linspace(min(pred_score), max(pred_score), 300)
-        axes.plot(grid, fit.predict(grid), color=SERIES[1], linewidth=2.2, label="4-parameter logistic fit", zorder=3)
+        axes.plot(
+            grid,
+            fit.predict(grid),
+            color=SERIES[1],
+            linewidth=2.2,
+            label=f"{len(fit.params)}-parameter logistic fit",
+            zorder=3,
+        )
         add_legend(axes)
     caption = (
         f"n = {report['n']}   unparsed {report['n_unparsed']}   missing {report['n_missing']}\n"

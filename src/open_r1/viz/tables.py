@@ -14,6 +14,8 @@ METRIC_NAMES = {
     "plcc": "PLCC",
     "plcc_fitted": "PLCC (fitted)",
     "rmse": "RMSE (fitted)",
+    "plcc_fitted5": "PLCC (5-parameter fit)",
+    "rmse5": "RMSE (5-parameter fit)",
 }
 _DASH = "—"
 
@@ -47,6 +49,8 @@ def build_evaluation_table(
     """One evaluation: a row per metric with its interval, the counts, why there are dashes, and caveats."""
     rows = []
     for metric, name in METRIC_NAMES.items():
+        if metric not in report:
+            continue
         interval = report["ci95"][metric]
         bounds = _DASH if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
         rows.append([name, format_value(report[metric]), bounds])
@@ -92,6 +96,8 @@ def build_before_after_table(
     for name, (before, after, change) in rows.items():
         values = [format_value(report[metric], report["ci95"][metric]) for report in (before, after)]
         unparsed = f"{before['n_unparsed']} → {after['n_unparsed']}"
-        cells.append([name, *values, format_value(change.difference, change.ci95, sign="+"), str(change.n), unparsed])
-    header = [f"{METRIC_NAMES[metric]} [95 % interval]", "before", "after", "difference", "n", "unparsed"]
+        cells.append([name, *values, format_value(change.difference, change.ci95, sign="+")])
+        cells[-1] += [format_value(change.p_paired), format_value(change.p_meng), str(change.n), unparsed]
+    header = [f"{METRIC_NAMES[metric]} [95 % interval]", "before", "after", "difference", "p", "p (Meng)", "n"]
+    header.append("unparsed")
     return build_markdown_table(header, cells)

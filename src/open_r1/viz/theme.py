@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# What would tell one run from the next; None leaves it out.
+_METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
 SURFACE = "#fcfcfb"
 INK = "#1a1a19"
 MUTED = "#5f5e5a"
@@ -50,6 +52,24 @@ def add_legend(axes: "Axes") -> None:
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
-    """Writes a PNG; the same figure gives the same bytes."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
+    """Writes a picture of the kind that the suffix names; the same figure gives the same bytes.
+
+    Text in a PDF is text, in fonts that every printer takes.
+
+    Raises:
+        ValueError: the suffix is neither .png nor .pdf.
+    """
+    from matplotlib import rc_context
+
+    path = Path(path)
+    if path.suffix not in _METADATA:
+        raise ValueError(f"{path}: a plot's name must end in {' or '.join(_METADATA)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(path, dpi=150, format=path.suffix[1:], metadata=_METADATA[path.suffix])
+
+
+def list_plot_paths(path: Path, formats: str) -> list[Path]:
+    """The files of a plot beside `path`, in the formats "png", "pdf" or "both"."""
+    suffixes = (".png", ".pdf") if formats == "both" else (f".{formats}",)
+    return [path.with_suffix(suffix) for suffix in suffixes]
