@@ -86,3 +86,35 @@ def write_video(
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
+
+
+def make_sound(seconds: float, seed: int = 0, rate: int = 16000) -> np.ndarray:
+    """A tone (samples,) whose pitch and loudness change, mono; every seed has tones of its own."""
+    draw = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    pitch = 200 + 2000 * draw.random() + 300 * np.sin(2 * np.pi * (1 + draw.random()) * time)
+    tone = np.sin(2 * np.pi * np.cumsum(pitch) / rate)
+    return (0.4 * (1 + np.sin(2 * np.pi * 3 * time)) * tone).astype(np.float32)
+
+
+def write_clip(
+    path: Path, frames: np.ndarray, sound: np.ndarray, codec: str = "aac", rate: int = 10, sound_rate: int = 16000
+) -> Path:
+    """Writes a video file with a stream of sound, mono, of `sound_rate` samples per second; PCM is `pcm_s16le`."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        heard = container.add_stream(codec, rate=sound_rate, layout="mono")
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+        for start in range(0, len(sound), 1024):
+            part = (sound[None, start : start + 1024] * 32767).astype(np.int16)
+            samples = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = sound_rate, start, Fraction(1, sound_rate)
+            container.mux(heard.encode(samples))
+        container.mux(heard.encode())
+    return path

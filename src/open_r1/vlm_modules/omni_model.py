@@ -17,6 +17,7 @@ from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
 class Qwen2_5OmniThinkerForConditionalGeneration(omni.Qwen2_5OmniThinkerForConditionalGeneration):
     # Layer by layer, where weights are spread over devices: the class names its towers, and nothing of the decoder.
     _no_split_modules = ["Qwen2_5OmniDecoderLayer", "Qwen2_5OmniVisionBlock", "Qwen2_5OmniAudioEncoderLayer"]
+    _keys_to_ignore_on_load_unexpected = [r"^talker\.", r"^token2wav\."]  # of a full checkpoint
 
     def get_audio_features(
         self,
