@@ -27,6 +27,7 @@ from open_r1.trainer.interruption import InterruptionCallback
 from open_r1.trainer.saved_settings import note_settings, with_settings
 from open_r1.trainer.sharding import gathered
 from open_r1.trainer.watchdog import StageWatch
+from open_r1.utils.model_card import write_model_card
 
 
 if TYPE_CHECKING:
@@ -224,10 +225,17 @@ class ResumableMixin:
             self.save_model(str(source), _internal_call=True)
             self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            (source / "README.md").unlink(missing_ok=True)  # peft's, a form to be filled in
             move_files(source, target)
             shutil.rmtree(source.parent)
+            self.create_model_card()
         if self.args.push_to_hub:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Ours, out of what the run wrote down; transformers calls this before it pushes, TRL with each checkpoint."""
+        if self.is_world_process_zero():
+            write_model_card(self.args.output_dir)
 
     # ---- restoring --------------------------------------------------------------------------------------------
 

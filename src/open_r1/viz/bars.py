@@ -59,11 +59,13 @@ def _draw_bars(
     values = np.array([rows[index]["srcc"] for index in known], dtype=float)
     bounds = [rows[index]["ci95"]["srcc"] or [rows[index]["srcc"]] * 2 for index in known]
     reach = np.abs(np.array(bounds, dtype=float).reshape(-1, 2).T - values)  # (2, known)
-    style = {"color": color, "label": label, "error_kw": {"ecolor": INK, "elinewidth": 1.0, "capsize": 2}}
+    style = {"fmt": "none", "ecolor": INK, "elinewidth": 1.0, "capsize": 2}
     if is_horizontal:
-        panel.barh(places[known], values, width, xerr=reach, **style)
+        panel.barh(places[known], values, width, color=color, label=label)
+        panel.errorbar(values, places[known], xerr=reach, **style)
     else:
-        panel.bar(places[known], values, width, yerr=reach, **style)
+        panel.bar(places[known], values, width, color=color, label=label)
+        panel.errorbar(places[known], values, yerr=reach, **style)
 
 
 def save_histogram(path: str | Path, pred_score: Sequence[float], mos: Sequence[float]) -> None:
