@@ -7,6 +7,7 @@ import pytest
 from builders import make_frames, make_sound, write_clip, write_video
 
 from open_r1.data import video
+from open_r1.data.file_check import FileChecker
 from open_r1.data.video import BadVideoError, VideoSettings, load_sound, load_video
 
 
@@ -83,5 +84,18 @@ def spoil_sound(path: Path) -> Path:
 def test_a_sound_that_cannot_be_decoded_is_refused_though_its_pictures_can_be(tmp_path, frames):
     path = spoil_sound(write_clip(tmp_path / "spoilt.mp4", frames, make_sound(2.0)))
     assert len(load_video(path, VideoSettings()).frames) == 4
+    for with_sound in (False, True):
+        with FileChecker("decode", with_sound) as checker:
+            checker.check_videos([str(path)])
+        assert bool(checker.reasons) == with_sound
     with pytest.raises(BadVideoError, match="spoilt.mp4: .*(cannot be decoded|its sound)"):
         load_sound(path, RATE)
+
+
+def test_clips_without_sound_are_counted_before_training(tmp_path, frames, caplog):
+    paths = [write_video(tmp_path / f"{n}.mp4", frames) for n in range(2)]
+    paths.append(write_clip(tmp_path / "2.mp4", frames, make_sound(1.0)))
+    with FileChecker("decode", with_sound=True) as checker:
+        checker.check_videos(map(str, paths))
+    assert checker.reasons == {}
+    assert "2 videos have no sound and are shown without it, as " in caplog.text

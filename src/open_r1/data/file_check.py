@@ -5,14 +5,17 @@ one number out of paths, sizes and times of change, by which a stored table is k
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 from open_r1.data.media import check_image
-from open_r1.data.video import check_video
+from open_r1.data.video import BadVideoError, check_video, load_sound
 
+
+logger = logging.getLogger(__name__)
 
 VERIFY_CHOICES = ("decode", "exists", "none")
 _MAX_THREADS = 8
@@ -29,10 +32,13 @@ class FileChecker:
 
     Args:
         verify: One of VERIFY_CHOICES.
+        with_sound: Whether the sound of videos is decoded, too, where they are. Those that have none are counted.
     """
 
-    def __init__(self, verify: str):
+    def __init__(self, verify: str, with_sound: bool = False):
         self.verify = verify
+        self.with_sound = with_sound
+        self.silent: set[str] = set()  # videos without sound
         self.reasons: dict[str, str] = {}  # path -> why it cannot be used
         self._seen: set[str] = set()
 
@@ -46,6 +52,10 @@ class FileChecker:
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._progress.close()
         self._pool.shutdown(cancel_futures=True)
+        if self.silent:
+            logger.warning(
+                "%d videos have no sound and are shown without it, as %s.", len(self.silent), min(self.silent)
+            )
 
     def check_images(self, paths: Iterable[str]) -> None:
         if self.verify == "decode":
@@ -58,9 +68,21 @@ class FileChecker:
         """A video is a file, or a folder of its frames."""
         if self.verify == "decode":
             new = self._take_new(paths)
-            self._note(new, self._pool.map(check_video, new))
+            self._note(new, self._pool.map(self._check_video, new))
         elif self.verify == "exists":
             self._look_for(paths, find=os.path.exists)
+
+    def _check_video(self, path: str) -> str | None:
+        reason = check_video(path)
+        if reason is not None or not self.with_sound:
+            return reason
+        try:
+            sound = load_sound(path, rate=16000)
+        except BadVideoError as error:
+            return f"its sound: {error.reason}"
+        if sound is None:
+            self.silent.add(path)
+        return None
 
     def _look_for(self, paths: Iterable[str], find: Callable[[str], bool] = os.path.isfile) -> None:
         new = self._take_new(paths)

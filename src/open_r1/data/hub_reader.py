@@ -79,7 +79,8 @@ class HubReader:
     def read_tables(self) -> "Iterator[pa.Table]":
         features = build_features()
         texts = self.dataset.select_columns(self._list_text_columns())
-        with FileChecker(self.options.verify_images) as checker, ThreadPoolExecutor(count_threads()) as pool:
+        checker = FileChecker(self.options.verify_images, self.options.video_audio)
+        with checker, ThreadPoolExecutor(count_threads()) as pool:
             for start in range(0, len(texts), _CHUNK):
                 columns = texts[start : start + _CHUNK]
                 reasons = self._check_pictures(start, start + _CHUNK, pool)

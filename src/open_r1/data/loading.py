@@ -1,7 +1,7 @@
 """The rows of a run by its options, whatever they lie in; what entry scripts call.
 
-    DataArguments -> load_rows -> jsonl.load_sources           JSONL, JSON lists, YAML mixtures of them
-                               -> huggingface.load_huggingface_rows
+DataArguments -> load_rows -> jsonl.load_sources           JSONL, JSON lists, YAML mixtures of them
+                           -> huggingface.load_huggingface_rows
 """
 
 import os
@@ -64,6 +64,7 @@ def load_rows(
         ),
         on_bad_data=args.on_bad_data,
         verify_images=args.verify_images,
+        video_audio=args.video_audio,
         arrow_cache_dir=args.arrow_cache_dir,
     )
     methods = split_paths(args.reward_method or [])

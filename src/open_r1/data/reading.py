@@ -32,6 +32,7 @@ class LoadOptions:
     rules: RowRules = RowRules()
     on_bad_data: str = "error"  # or "skip": leave bad rows out and log how many
     verify_images: str = "decode"  # each distinct image once; or whether it "exists"; or "none"
+    video_audio: bool = False  # whether the sound of videos is looked at, too
     arrow_cache_dir: str | None = None  # None: large files only, beside the cache of `datasets`
 
     def __post_init__(self):
@@ -128,7 +129,7 @@ class RowReader:
     def read_tables(self) -> "Iterator[pa.Table]":
         """Tables of usable rows, in order; none any more once a bad row has been found that must not be skipped."""
         features = build_features()
-        with FileChecker(self.options.verify_images) as checker:
+        with FileChecker(self.options.verify_images, self.options.video_audio) as checker:
             for source in self.sources:
                 placed = self._place_rows(source)
                 while chunk := list(islice(placed, _CHUNK)):

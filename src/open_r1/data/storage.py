@@ -106,7 +106,7 @@ def _describe_options(options: LoadOptions) -> list[Any]:
     rules = options.rules
     return [
         [options.contract.name, options.contract.template, options.on_bad_data, options.verify_images],
-        [rules.require_mos, rules.default_question, sorted(rules.reward_methods or [])],
+        [rules.require_mos, rules.default_question, sorted(rules.reward_methods or []), options.video_audio],
     ]
 
 
