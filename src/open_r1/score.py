@@ -155,12 +155,12 @@ def score_batches(
     from tqdm.auto import tqdm
 
     known = {prediction.path for prediction in writer.kept}
-    scorer, total = None, sum(map(len, batches))
+    num_done, total = sum(path in known for batch in batches for path in batch), sum(map(len, batches))
+    scorer = load_scorer(args, settings, ranks) if num_done < total else None
     with tqdm(total=total, desc="score", unit="image", dynamic_ncols=True, disable=not ranks.is_first) as bar:
         for batch in batches:
             missing = set(batch) - known
             if missing:
-                scorer = scorer or load_scorer(args, settings, ranks)
                 writer.write(row for row in scorer.score_batch(batch) if row.path in missing)
             bar.update(len(batch))
     return 0 if scorer is None else scorer.num_cut

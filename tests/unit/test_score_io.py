@@ -7,9 +7,17 @@ from PIL import Image
 
 from open_r1.data.schema import BadDataError
 from open_r1.score import parse_arguments, report_outcome
+from open_r1.utils.paired_comparison import compute_win_probabilities
 from open_r1.utils.prediction_writer import PredictionWriter
 from open_r1.utils.predictions import Prediction, load_predictions
-from open_r1.utils.scoring import build_prediction, compute_batch_seed, compute_checkpoint_id, find_image_paths
+from open_r1.utils.scoring import (
+    build_prediction,
+    compute_batch_seed,
+    compute_checkpoint_id,
+    find_image_paths,
+    plan_batches,
+)
+from open_r1.utils.win_probabilities import iterate_wins
 
 
 SETTINGS = {"model": "tiny", "temperature": 0.0}
@@ -30,7 +38,7 @@ def write_file(path, rows, has_samples=False, settings=SETTINGS, overwrite=False
     return kept
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_rows_come_back_as_they_were_written(tmp_path, suffix):
     write_file(tmp_path / f"out{suffix}", ROWS)
     assert load_predictions(tmp_path / f"out{suffix}") == ROWS
@@ -48,9 +56,71 @@ def test_csv_has_the_documented_header_and_numbers_a_spreadsheet_reads(tmp_path)
     assert lines == ["path,score,text,error,score_std,num_parsed", 'a.png,3.0,"[""x, \\n"", ""\\""""]",,0.5,2']
 
 
-def test_samples_are_a_list_in_jsonl(tmp_path):
-    write_file(tmp_path / "out.jsonl", SAMPLED, has_samples=True)
-    assert load_predictions(tmp_path / "out.jsonl") == SAMPLED
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_samples_are_a_list_in_jsonl_and_parquet(tmp_path, name):
+    write_file(tmp_path / name, SAMPLED, has_samples=True)
+    assert load_predictions(tmp_path / name) == SAMPLED
+
+
+def test_a_parquet_file_has_typed_columns_and_is_refused_where_it_is_torn(tmp_path):
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "out.parquet"
+    described = [Prediction(path="a.png", score=3.0, text="x", description="dark")]
+    with PredictionWriter(path, SETTINGS, has_samples=False, has_description=True) as writer:
+        writer.write(described)
+        writer.finish()
+    assert load_predictions(path) == described
+    types = {field.name: str(field.type) for field in pq.read_schema(path)}
+    texts = dict.fromkeys(("path", "text", "error", "description"), "string")
+    assert types == texts | {"score": "double"}
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="not a Parquet file, or a part of one"):
+        load_predictions(path)
+
+
+def test_parquet_takes_no_name_that_is_no_utf_8(tmp_path):
+    for name in ("out.csv", "out.parquet"):
+        with PredictionWriter(tmp_path / name, SETTINGS, has_samples=False) as writer:
+            writer.check_names(["a.png", "größe.png"])
+            if name.endswith("csv"):
+                writer.check_names(["a\udcff.png"])
+                continue
+            with pytest.raises(ValueError, match="use .csv"):
+                writer.check_names(["a\udcff.png"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_journal_torn_at_any_byte_is_taken_up_and_the_file_is_the_same(tmp_path, suffix):
+    whole, torn = tmp_path / f"whole{suffix}", tmp_path / f"torn{suffix}"
+    paths = [row.path for row in ROWS]
+    write_file(whole, ROWS)
+    with PredictionWriter(torn, SETTINGS, has_samples=False) as writer:
+        writer.write(ROWS)
+    journal = torn.with_name(torn.name + ".parts") / "0.jsonl"
+    content = journal.read_bytes()
+    for length in range(0, len(content), 7):
+        journal.parent.mkdir(exist_ok=True)
+        journal.write_bytes(content[:length])
+        torn.unlink(missing_ok=True)
+        with PredictionWriter(torn, SETTINGS, has_samples=False) as writer:
+            assert writer.kept == ROWS[: len(writer.kept)]
+            writer.write(ROWS[len(writer.kept) :])
+        assert writer.finish(paths) == ROWS
+        assert torn.read_bytes() == whole.read_bytes()
+        assert not journal.parent.exists()
+
+
+def test_the_journals_of_all_processes_make_one_file_in_the_order_asked_for(tmp_path):
+    path = tmp_path / "out.csv"
+    for process_index, rows in enumerate((ROWS[1::2], ROWS[0::2])):
+        with PredictionWriter(path, SETTINGS, has_samples=False, process_index=process_index) as writer:
+            writer.write(rows)
+    with PredictionWriter(path, SETTINGS, has_samples=False) as writer:
+        assert {row.path for row in writer.kept} == {row.path for row in ROWS}
+    assert writer.finish([row.path for row in ROWS]) == ROWS
+    write_file(tmp_path / "one.csv", ROWS)
+    assert path.read_bytes() == (tmp_path / "one.csv").read_bytes()
 
 
 def test_carriage_returns_do_not_end_a_row(tmp_path):
@@ -166,6 +236,48 @@ def test_images_of_a_jsonl_file_lie_below_its_folder_or_the_image_folder(tmp_pat
     ]
 
 
+def test_a_list_names_a_path_per_line_below_its_folder_or_the_image_folder(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes("b.png\r\n\nsub/größe 1.webp\n/abs/clip.mp4".encode())
+    names = ("b.png", "sub/größe 1.webp")
+    assert find_image_paths([str(path)]) == [*(str(tmp_path / name) for name in names), "/abs/clip.mp4"]
+    assert find_image_paths([str(path)], tmp_path / "pics")[0] == str(tmp_path / "pics" / "b.png")
+
+
+def test_videos_are_taken_by_row_and_pattern_not_out_of_folders(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "rows.jsonl").write_text('{"video": ["clip.mp4"]}\n')
+    assert find_image_paths([str(tmp_path)]) == [str(tmp_path / "a.png")]
+    assert find_image_paths([str(tmp_path / "*.mp4")]) == [str(tmp_path / "clip.mp4")]
+    assert find_image_paths([str(tmp_path / "rows.jsonl")]) == [str(tmp_path / "clip.mp4")]
+
+
+def test_batches_gather_similar_areas_and_keep_the_order_of_equal_ones():
+    small, large = (4, 6), (100, 50)
+    assert plan_batches([small] * 5, [False] * 5, 2) == [[0, 1], [2, 3], [4]]
+    assert plan_batches([large, small, large, (6, 4)], [False] * 4, 2) == [[1, 3], [0, 2]]
+    assert plan_batches([large, None, small], [False] * 3, 2) == [[2, 0], [1]]  # a broken one stays where it is
+    assert plan_batches([None, small, small], [True, False, False], 2) == [[1, 2], [0]]  # no video among images
+
+
+def test_the_better_image_wins_the_more_surely_the_less_the_samples_vary():
+    wins = compute_win_probabilities([4.0, 3.0, 3.0], [0.5, 0.5, 0.1])
+    assert wins[0, 1] == pytest.approx(0.8413447, abs=1e-5)  # Phi(1)
+    assert wins[0, 2] > wins[0, 1] and wins[1, 2] == 0.5
+    assert wins + wins.T == pytest.approx(1.0)
+
+
+def test_pairs_are_those_of_scored_images_each_once():
+    rows = [
+        Prediction(path=name, score=score, score_std=0.5**0.5)
+        for name, score in (("a", 4.0), ("b", None), ("c", 3.0), ("d", 3.0))
+    ]
+    pairs = list(iterate_wins(rows))
+    assert [pair[:2] for pair in pairs] == [("a", "c"), ("a", "d"), ("c", "d")]
+    assert [pair[2] for pair in pairs] == pytest.approx([0.8413447, 0.8413447, 0.5], abs=1e-5)
+
+
 def test_jsonl_rows_without_exactly_one_image_are_all_reported(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"image": ["a.png", "b.png"]}\n{"image": "a.png"}\nnothing\n{"text": 1}\n[]\n')
@@ -223,7 +335,15 @@ def test_decoding_is_greedy_unless_samples_or_a_temperature_are_asked_for():
     assert parse("--num_samples", "8").temperature == 1
     assert parse("--temperature", "0.7").temperature == 0.7
     assert parse().thinking and not parse("--no-thinking").thinking
-    for extra in (["--num_samples", "8", "--temperature", "0"], ["--num_samples", "0"], ["--batch_size", "0"]):
+    assert parse("--no-thinking").question_template == "scoring_no_think"
+    assert parse("--question_template", "mine.txt").question_template == "mine.txt"
+    for extra in (
+        ["--num_samples", "8", "--temperature", "0"],
+        ["--num_samples", "0"],
+        ["--batch_size", "0"],
+        ["--thinking", "--question_template", "scoring"],
+        ["--win_probability"],
+    ):
         with pytest.raises(SystemExit):
             parse(*extra)
 
