@@ -69,6 +69,8 @@ def load_label_rows(
 ) -> list[Row]:
     """The rows of a data file (JSONL, JSON list) or of a folder that `save_to_disk` wrote, pictures left alone.
 
+    The `fold` of a row in a file is kept beside the columns.
+
     Args:
         path: File or folder.
         image_folder: Of the pictures that rows name.
@@ -80,7 +82,8 @@ def load_label_rows(
     """
     dataset = _load_dataset(path, image_folder, default_question)
     kept = dataset.select_columns([name for name in _LABEL_COLUMNS if name in dataset.column_names])
-    return [dict(row) for row in kept]
+    folds = _read_folds(str(path)) if Path(path).is_file() else {}
+    return [dict(row) | folds.get(row["source"], {}) for row in kept]
 
 
 def join_predictions(
@@ -114,6 +117,20 @@ def join_predictions(
         extra = {name: record[name] for name in _KEPT_KEYS if record.get(name) is not None}
         rows.append({**extra, **label, "text": text})
     return JoinedRows(rows=rows, num_missing=len(labels) - len(rows), num_extra=len(texts.keys() - known))
+
+
+def _read_folds(path: str) -> dict[str, Row]:
+    """`fold` of each row that has one, as text, by where it stands ("test.jsonl:12")."""
+    from open_r1.data.reading import read_entries
+    from open_r1.data.records import decode_line
+    from open_r1.data.sources import RowSource
+
+    folds = {}
+    for number, entry in read_entries(RowSource(file=path, image_root="", dataset_name="")):
+        record = decode_line(entry) if isinstance(entry, bytes) else entry
+        if isinstance(record, dict) and record.get("fold") is not None:
+            folds[f"{path}:{number}"] = {"fold": str(record["fold"])}
+    return folds
 
 
 def _load_dataset(path: str | Path, image_folder: str | None, default_question: str | None) -> "Dataset":
