@@ -31,6 +31,7 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.19.8,<0.20"],
     "vllm": ["vllm>=0.32,<0.33; platform_machine == 'x86_64' or platform_machine == 'aarch64'"],
     "report": ["plotly>=6"],
+    "track": ["tensorboard>=2.18", "wandb>=0.19"],
     "quant": ["bitsandbytes>=0.50"],
     "vqa": ["math-verify>=0.9", "rapidfuzz>=3", "sentence-transformers>=5"],
     "grounding": ["pycocotools>=2.0.8"],

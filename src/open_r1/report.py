@@ -49,19 +49,23 @@ def build_report(args: argparse.Namespace) -> str:
     require("plotly", "report")
     names = name_runs(args.runs)
     runs = [load_run(folder, name, args.max_groups) for folder, name in zip(args.runs, names, strict=True)]
-    return build_page(runs, load_scored(args.evaluations), args.max_thumbnails, is_watched=args.watch)
+    scored, breakdowns = load_scored(args.evaluations)
+    return build_page(runs, scored, args.max_thumbnails, is_watched=args.watch, breakdowns=breakdowns)
 
 
-def load_scored(paths: Sequence[Path]) -> "list[ScoredSet]":
+def load_scored(paths: Sequence[Path]) -> "tuple[list[ScoredSet], dict[str, dict]]":
+    """The scores of evaluations, and their breakdowns by title, where they have any."""
     from open_r1.utils.evaluation import load_evaluation
 
-    scored = []
+    scored, breakdowns = [], {}
     for path in paths:
-        _, matches = load_evaluation(path)
+        report, matches = load_evaluation(path)
+        if report.get("breakdown"):
+            breakdowns[path.stem] = report["breakdown"]
         if matches is None:
             raise ValueError(f"{path}: the file with its matched rows is missing (…pairs.csv)")
         scored.append((path.stem, matches.pred_score, matches.mos))
-    return scored
+    return scored, breakdowns
 
 
 def compute_version(runs: Sequence[Path]) -> str:

@@ -104,6 +104,23 @@ def test_the_validation_scores_of_a_run_are_drawn_with_intervals(build, tmp_path
     assert any(title.startswith("KADID-10K, step 10: SRCC 1.000") for title in charts)
 
 
+def test_evaluations_with_distortions_have_bars_with_intervals(build, tmp_path):
+    rows = [
+        {"name": name, "n": 9, "srcc": srcc, "plcc": srcc, "ci95": {"srcc": interval, "plcc": None}}
+        for name, srcc, interval in (("blur", 0.5, [0.25, 0.625]), ("noise", None, None), ("JPEG", -0.5, None))
+    ]
+    metrics = dict.fromkeys(("srcc", "krcc", "plcc", "plcc_fitted", "rmse"), 0.5)
+    report = {**metrics, "n": 3, "n_unparsed": 0, "n_missing": 0, "ci95": {}, "breakdown": {"distortion": rows}}
+    (tmp_path / "eval.json").write_text(json.dumps(report))
+    (tmp_path / "eval.pairs.csv").write_text("image,score,mos,reference\na,1,1,\nb,2,2,\nc,3,3,\n")
+    run = write_run(tmp_path / "run", [build_record(0, ["a", "b"])])
+    page = unpack(build(run, options=["--evaluations", str(tmp_path / "eval.json")]))
+    (chart,) = [chart for chart in page["charts"] if chart["title"] == "eval: SRCC by distortion, 95 % intervals"]
+    (bars,) = chart["data"]
+    assert bars["x"] == ["blur", "JPEG"] and bars["y"] == [0.5, -0.5]
+    assert bars["error_y"]["array"] == [0.125, 0.0] and bars["error_y"]["arrayminus"] == [0.25, 0.0]
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no folder of a run"):
         load_run(tmp_path, "run", max_groups=1)

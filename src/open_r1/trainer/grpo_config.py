@@ -19,6 +19,7 @@ from open_r1.trainer.distributed import is_one_of_many, prepare_processes, uses_
 from open_r1.trainer.loss_settings import CISPO_EPSILON_HIGH, LossSettings
 from open_r1.trainer.reward_options import RewardCallOptions
 from open_r1.trainer.sampler_options import SamplerOptions
+from open_r1.trainer.tracking_options import TrackingOptions
 
 
 def _doc(text: str, default=None, **kwargs):
@@ -52,7 +53,7 @@ _AT_LEAST_ONE = (
 
 
 @dataclass
-class GRPOConfig(SamplerOptions, RewardCallOptions, TrainingArguments):
+class GRPOConfig(SamplerOptions, RewardCallOptions, TrackingOptions, TrainingArguments):
     """Settings of GRPO on groups: one prompt with its images, and its G completions."""
 
     learning_rate: float = _doc("Initial learning rate of AdamW.", 1e-6)

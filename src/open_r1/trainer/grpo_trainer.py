@@ -61,6 +61,7 @@ from open_r1.trainer.vision import (
 from open_r1.trainer.watchdog import StageWatch
 from open_r1.utils.callbacks import LiveProgressCallback, MetricsFileCallback
 from open_r1.utils.score_metrics import EvalMetrics
+from open_r1.utils.trackers import CompletionTableCallback
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
 
@@ -158,6 +159,12 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         is_synced = (is_zero3() or self.is_fsdp_enabled) and not args.ds3_gather_for_generation
         self.generator = HFGenerator(self.model, processing_class, vlm_module, is_synced)
         self.rollout_log = RolloutLog(args.output_dir, self.accelerator.process_index)
+        self.completion_table: CompletionTableCallback | None = None
+        if args.log_completions:
+            self.completion_table = CompletionTableCallback(
+                args.num_logged_completions, lambda: self.callback_handler.callbacks
+            )
+            self.add_callback(self.completion_table)
         self.metrics = MetricStore(self.watch)
         self.num_tokens_seen = 0
         self.num_refills_drawn = 0
@@ -415,6 +422,8 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
             for n, row in enumerate(rollout.rows)
         ]
         self.rollout_log.write(records)
+        if self.completion_table is not None:
+            self.completion_table.take(records)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the rounds and losses since the last log line had to say."""

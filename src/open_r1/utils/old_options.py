@@ -18,7 +18,6 @@ _RENAMED = {
 _LEFT_OUT = {  # what is said where the option does nothing
     "overwrite_output_dir": "no run empties its folder; --resume_from_checkpoint says whether it goes on from one",
     "save_safetensors": "weights are always saved as safetensors",
-    "log_completions": "all completions are in OUTPUT_DIR/rollouts",
     "dataset_streaming": "rows are mapped into memory, whatever their number",
     "half_precision_backend": "there is one",
     "fp16_backend": "there is one",

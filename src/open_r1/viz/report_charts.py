@@ -1,6 +1,6 @@
 """The charts of the report page, as Plotly figures in JSON: `{"title": …, "data": […], "layout": {…}}`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from open_r1.viz.curves import compute_running_mean, select_panels
@@ -67,12 +67,7 @@ def build_srcc_chart(runs: Sequence[RunReport]) -> list[Chart]:
                 "x": [item.step for item in items],
                 "y": [item.srcc for item in items],
                 "line": {"color": SERIES[index % len(SERIES)]},
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [high - item.srcc for item, (_, high) in zip(items, bounds, strict=True)],
-                    "arrayminus": [item.srcc - low for item, (low, _) in zip(items, bounds, strict=True)],
-                },
+                "error_y": _build_error([item.srcc for item in items], bounds),
             }
         )
     return (
@@ -115,6 +110,38 @@ def build_score_charts(title: str, pred_score: Sequence[float], mos: Sequence[fl
     histogram["layout"] |= {"barmode": "overlay", "hovermode": "closest"}
     scatter["layout"] |= {"hovermode": "closest"}
     return [scatter, histogram]
+
+
+def build_breakdown_charts(title: str, breakdown: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Chart]:
+    """SRCC of each distortion and each level with 95 % intervals, as in the report of an evaluation."""
+    charts = []
+    for name, all_rows in breakdown.items():
+        rows = [row for row in all_rows if row["srcc"] is not None]
+        values = [row["srcc"] for row in rows]
+        bounds = [row["ci95"]["srcc"] or [row["srcc"]] * 2 for row in rows]
+        bars = {
+            "type": "bar",
+            "name": "SRCC",
+            "x": [row["name"] for row in rows],
+            "y": values,
+            "marker": {"color": SERIES[0]},
+            "error_y": _build_error(values, bounds),
+        }
+        chart = _build_chart(f"{title}: SRCC by {name}, 95 % intervals", [bars], name, "")
+        chart["layout"] |= {"hovermode": "closest"}
+        chart["layout"]["xaxis"] |= {"type": "category"}
+        charts.append(chart)
+    return charts
+
+
+def _build_error(values: Sequence[float], bounds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    pairs = list(zip(values, bounds, strict=True))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value for value, (_, high) in pairs],
+        "arrayminus": [value - low for value, (low, _) in pairs],
+    }
 
 
 def find_last_evaluations(runs: Sequence[RunReport]) -> list[tuple[str, StepEvaluation]]:

@@ -8,12 +8,13 @@ import base64
 import gzip
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from open_r1.viz.report_charts import (
     Chart,
+    build_breakdown_charts,
     build_curve_charts,
     build_score_charts,
     build_srcc_chart,
@@ -26,7 +27,11 @@ ScoredSet = tuple[str, Sequence[float], Sequence[float]]  # title, predicted sco
 
 
 def build_page(
-    runs: Sequence[RunReport], scored: Sequence[ScoredSet] = (), max_thumbnails: int = 0, is_watched: bool = False
+    runs: Sequence[RunReport],
+    scored: Sequence[ScoredSet] = (),
+    max_thumbnails: int = 0,
+    is_watched: bool = False,
+    breakdowns: Mapping[str, Any] | None = None,
 ) -> str:
     """The page of one or several runs.
 
@@ -35,12 +40,15 @@ def build_page(
         scored: Evaluations of `open_r1.evaluate`, shown beside those made during training.
         max_thumbnails: Pictures that are embedded, the most frequent ones.
         is_watched: Whether the page asks its server for changes.
+        breakdowns: Of such evaluations, by title.
     """
     from plotly.offline import get_plotlyjs
 
     scored = [(title, item.pred_score, item.mos) for title, item in find_last_evaluations(runs)] + list(scored)
     charts = build_curve_charts(runs) + build_srcc_chart(runs)
     charts += [chart for one in scored for chart in build_score_charts(*one)]
+    for title, breakdown in (breakdowns or {}).items():
+        charts += build_breakdown_charts(title, breakdown)
     content = {
         "runs": [_describe_run(run) for run in runs],
         "config": _compare_configs(runs),
