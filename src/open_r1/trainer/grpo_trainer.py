@@ -158,13 +158,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
             self.add_callback(SyncRefModelCallback(ref_model=ref_model, accelerator=self.accelerator))
         is_synced = (is_zero3() or self.is_fsdp_enabled) and not args.ds3_gather_for_generation
         self.generator = HFGenerator(self.model, processing_class, vlm_module, is_synced)
-        self.rollout_log = RolloutLog(args.output_dir, self.accelerator.process_index)
-        self.completion_table: CompletionTableCallback | None = None
-        if args.log_completions:
-            self.completion_table = CompletionTableCallback(
-                args.num_logged_completions, lambda: self.callback_handler.callbacks
-            )
-            self.add_callback(self.completion_table)
+        self._open_logs(args)
         self.metrics = MetricStore(self.watch)
         self.num_tokens_seen = 0
         self.num_refills_drawn = 0
@@ -395,6 +389,14 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         return metrics
 
     # ---- logs -------------------------------------------------------------------------------------------------
+
+    def _open_logs(self, args: GRPOConfig) -> None:
+        self.rollout_log = RolloutLog(args.output_dir, self.accelerator.process_index)
+        self.completion_table: CompletionTableCallback | None = None
+        if args.log_completions:
+            callbacks = self.callback_handler
+            self.completion_table = CompletionTableCallback(args.num_logged_completions, lambda: callbacks.callbacks)
+            self.add_callback(self.completion_table)
 
     def _log_round(self, rollout: Rollout, estimate: Advantages) -> None:
         """Metrics of the completions of all devices, and this device's groups in the rollout log."""
