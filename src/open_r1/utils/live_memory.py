@@ -70,7 +70,11 @@ class ShapeMemory(LiveMemory):
         elif any(tensor.is_meta for tensor in _list_tensors(args, kwargs)):
             if str(func).split(".")[1] in _TAKES_INDICES:
                 args = (args[0], _expand_masks(args[1]), *args[2:])
+                if not any(tensor.is_meta for tensor in _list_tensors(args, kwargs)):  # the masks alone had no values
+                    return func(*args, **kwargs)
             args, kwargs = tree_map(_drop_values, (args, kwargs))
+            if str(func) == "aten._grouped_mm.default":  # torch's own is for bfloat16 alone, where there are no values
+                return _multiply_groups(*args, **kwargs)
             if kwargs.get("device") is not None:  # what has no values stays where it is
                 kwargs["device"] = torch.device("meta")
         return func(*args, **kwargs)
@@ -92,12 +96,27 @@ def _list_tensors(args: tuple, kwargs: dict[str, Any]) -> list[torch.Tensor]:
 
 
 def _expand_masks(indices: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
-    """Indices with real boolean masks as the positions of what is True."""
+    """Indices with boolean masks as the positions of what is True: everything, where a mask has no values."""
     expanded: list[torch.Tensor | None] = []
     for index in indices:
         is_mask = index is not None and index.dtype == torch.bool
+        if is_mask and index.is_meta:
+            index = torch.ones(index.shape, dtype=torch.bool)
         expanded += index.nonzero().unbind(1) if is_mask else [index]
     return expanded
+
+
+def _multiply_groups(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    ends: torch.Tensor,
+    bias: None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """The shape of `torch._grouped_mm`: rows that belong to E groups times a matrix of their group's, (S, K) and
+    (E, K, N), or, for the gradient of those matrices, (K, S) and (S, N)."""
+    groups = (len(ends),) if left.ndim == right.ndim == 2 else ()
+    return left.new_empty((*groups, left.shape[0], right.shape[-1]), dtype=out_dtype)
 
 
 def _drop_values(value: Any) -> Any:
