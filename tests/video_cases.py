@@ -66,15 +66,17 @@ def run_case(checkpoint: str, rows: list[dict], output_dir: Path, case: str) -> 
     model_args = GRPOModelConfig(model_name_or_path=checkpoint, **model_options)
     torch.manual_seed(0)
     vlm_module = load_vlm_module(model_args)
+    processor = vlm_module.load_processor(checkpoint)
+    takes_sound = vlm_module.get_sampling_rate(processor) is not None
     trainer = (VLMGRPOTrainer if case.endswith("generate") else FixedRollouts)(
         load_policy(model_args, vlm_module),
         load_reference(model_args, vlm_module, args.beta),
         [token_reward],
         args,
         vlm_module=vlm_module,
-        processing_class=vlm_module.load_processor(checkpoint),
+        processing_class=processor,
         train_dataset=Dataset.from_list(rows),
-        video_settings=VideoSettings(max_frames=4),
+        video_settings=VideoSettings(max_frames=4, audio=takes_sound),
     )
     trainer.train()
     result = {"steps": read_steps(output_dir / case)}

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# R1-Omni's emotion recognition from clips, without their sound, one node under ZeRO-3. The data: JSON or JSONL rows with
-# `video` and an emotion (docs/data.md), and the folder of the clips. MAFW and others: their own file and folder.
-#   export MODEL_PATH=Qwen/Qwen2.5-VL-3B-Instruct DATA_FILE=dfew_train.json VIDEO_FOLDER=DFEW
+# R1-Omni's emotion recognition from clips, one node under ZeRO-3. The data: JSON or JSONL rows with `video` and an
+# emotion (docs/data.md), and the folder of the clips. From DFEW's own lists:
+#   python -m open_r1.data.emotion --dataset DFEW --root DFEW --fold 1 --output dfew_1.jsonl
+#   export MODEL_PATH=Qwen/Qwen2.5-VL-3B-Instruct DATA_FILE=dfew_1.jsonl VIDEO_FOLDER=DFEW
 #   bash run_scripts/DFEW/one_node_run_dfew.sh [OPTION...]
+# With their sound:
+#   MODEL_PATH=Qwen/Qwen2.5-Omni-3B bash run_scripts/DFEW/one_node_run_dfew.sh --video_audio true
 set -euo pipefail
 : "${DATA_FILE:?set it to a JSON or JSONL file}"
 : "${VIDEO_FOLDER:?set it to the folder of its clips}"

@@ -54,6 +54,11 @@ CASES = {
         variables={"DATA_FILE": "{root}/train.json", "VIDEO_FOLDER": "{root}"},
         rewards=("emotion", "format"),
     ),
+    "emotion_omni": Case(
+        script="MAFW/one_node_run_mafw.sh",
+        variables={"DATA_FILE": "{root}/train.json", "VIDEO_FOLDER": "{root}"},
+        rewards=("emotion", "format"),
+    ),
     "od": Case(script=ANY, variables=JSONL, rewards=("map", "format")),
     "od_length": Case(script=ANY, variables=JSONL, rewards=("od_length", "format")),
     "counting": Case(
@@ -96,19 +101,20 @@ def samples(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def runs(samples, tiny_checkpoint, tmp_path_factory) -> dict[str, tuple[subprocess.CompletedProcess, Path]]:
     """Every task's run, two at a time: exit and output, and the run's folder."""
-    internvl = build_checkpoint("internvl", tmp_path_factory.mktemp("internvl"))
+    others = {"vivqa": "internvl", "emotion_omni": "qwen2_5_omni_thinker"}
+    others = {task: build_checkpoint(family, tmp_path_factory.mktemp(task)) for task, family in others.items()}
     output_dir = tmp_path_factory.mktemp("runs")
 
     def run(task: str) -> tuple[subprocess.CompletedProcess, Path]:
         case = CASES[task]
-        root = samples / task.removesuffix("_lora")
+        root = samples / task.removesuffix("_lora").removesuffix("_omni")
         inherited = {name: os.environ[name] for name in ("HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
         environment = inherited | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1",
-            "MODEL_PATH": internvl if task == "vivqa" else tiny_checkpoint,
+            "MODEL_PATH": others.get(task, tiny_checkpoint),
             "TASK_TYPE": task,
             "OUTPUT_DIR": str(output_dir / task),
             "GPUS_PER_NODE": "1",
