@@ -15,6 +15,7 @@ Exit status: 0 when every image was answered (parsed or not), 3 when some could 
 import argparse
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +135,12 @@ def plan_work(paths: list[str], batch_size: int, ranks: "Ranks") -> list[list[st
     from open_r1.data.media import read_image_size
     from open_r1.scorer import is_video
 
+    def read_size(path: str) -> tuple[int, int] | None:
+        return None if batch_size == 1 or is_video(path) else read_image_size(path)
+
     are_videos = list(map(is_video, paths))
-    sizes = [None if is_clip else read_image_size(path) for path, is_clip in zip(paths, are_videos)]
+    with ThreadPoolExecutor(8) as pool:  # headers of many files, perhaps behind a network
+        sizes = list(pool.map(read_size, paths))
     batches = plan_batches(sizes, are_videos, batch_size)
     return [[paths[index] for index in batch] for batch in batches[ranks.rank :: ranks.world_size]]
 

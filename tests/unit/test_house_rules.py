@@ -38,6 +38,7 @@ FORBIDDEN_IMPORTS = {
     "vlm_modules": ("rewards", "data", "trainer", "inference", "viz", "accelerate"),
     "data": ("rewards", "vlm_modules", "trainer", "inference", "viz", "accelerate"),
     "inference": ("rewards", "data", "trainer", "viz", "accelerate"),
+    "scorer": ("rewards", "trainer", "viz", "accelerate"),
     "viz": ("rewards", "trainer", "vlm_modules", "inference", "torch", "transformers"),
     "completions": ("rewards", "data", "trainer", "vlm_modules", "inference", "viz", "utils", "torch", "transformers"),
     "tasks": ("rewards", "data", "trainer", "vlm_modules", "inference", "viz", "utils", "torch", "transformers"),
