@@ -1,8 +1,9 @@
 """Thirty steps of GRPO teach a tiny random model of each family to tell red pictures from blue ones.
 
-A completion is one token; red wants an even one, blue an odd one, so a model earns 0.5 until it sees. Mean reward over
-all families that transformers has, seeds 0 to 2, on a CPU: 0.50 +- 0.03 in the first five steps; in the last five
-SEEN_FIGURE. Where all pictures are of one colour: BLIND_FIGURE in the last five.
+A completion is one token; red wants an even one, blue an odd one, so a model earns 0.5 until it sees. Measured on a
+CPU, seeds 0 to 2 of every family that takes images and that transformers has: 0.48 to 0.60 in the first five steps; in
+the last five 0.93 to 0.98 for Aria and 0.99 to 1.00 for all others; where all pictures have one colour, 0.47 to 0.53
+(seed 0).
 """
 
 import json
