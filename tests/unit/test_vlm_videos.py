@@ -113,6 +113,7 @@ def test_positions_are_those_that_the_model_finds_by_itself_where_a_video_is_no_
     inputs = {name: values[None] for name, values in prompt.token_inputs.items()}
     media = family.vlm_module.build_media_inputs(prompt.media, torch.device("cpu"))
     inputs |= {"input_ids": prompt.input_ids[None], **media}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])  # without it Qwen2.5-Omni finds no positions
     with torch.no_grad():
         ours = family.model(**inputs, position_ids=prompt.position_ids.unsqueeze(-2)).logits
         assert torch.equal(ours, family.model(**inputs).logits)
@@ -128,15 +129,22 @@ def test_text_goes_on_behind_the_last_frame_of_a_long_video(family, seconds):
     if positions.ndim == 1:
         assert positions.tolist() == list(range(prompt.num_tokens))
         return
-    runs = positions.split(split_by_type(prompt.token_inputs["mm_token_type_ids"]), dim=1)
+    is_omni = config.model_type == "qwen2_5_omni_thinker"  # which does not tell kinds of tokens apart
+    types = (prompt.input_ids == config.video_token_id) if is_omni else prompt.token_inputs["mm_token_type_ids"]
+    runs = positions.split(split_by_type(types), dim=1)
     for before, after in zip(runs, runs[1:]):
         assert after.min() == before.max() + 1
-    if config.model_type not in ("qwen2_vl", "qwen2_5_vl"):  # each pair of frames is a run of its own
+    if config.model_type not in (
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen2_5_omni_thinker",
+    ):  # each pair of frames is a run of its own
         assert len(runs) == 2 * 16 + 1
         assert all(run[0].unique().numel() == 1 for run in runs[1::2])
         return
     before, frames, behind = runs
-    step = 1 if config.model_type == "qwen2_vl" else config.vision_config.tokens_per_second * 2 * Fraction(seconds)
+    owner, name = (config, "position_id_per_seconds") if is_omni else (config.vision_config, "tokens_per_second")
+    step = 1 if config.model_type == "qwen2_vl" else getattr(owner, name) * 2 * Fraction(seconds)
     steps = frames[0].unique() - frames[0].min()
     assert steps.tolist() == [int(step * number) for number in range(16)]
     assert behind.min() == max(before.max() + 1 + int(step * 15), frames.max()) + 1
