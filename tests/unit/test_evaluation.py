@@ -357,3 +357,32 @@ def test_a_bad_file_ends_the_command_with_one_line_and_no_report(tmp_path):
     assert "p.csv:2: the score 'good' is not a number" in run.stderr
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "e.json").exists()
+
+
+def test_an_official_spreadsheet_is_evaluated_by_its_card_distortions_and_references_included(tmp_path, capsys):
+    book = pytest.importorskip("openpyxl", reason="needs the extra `labels`").Workbook()
+    sheet = book.active
+    sheet.title = "all_by_image"
+    sheet["A1"] = "CSIQ"
+    header = ["image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos"]
+    for column, name in enumerate(header, start=1):
+        sheet.cell(4, column, name)
+    lines, row = ["path,score"], 5
+    for image in (1600, "family", "lake"):
+        for kind, folder, stem in (("noise", "awgn", "AWGN"), ("jpeg 2000", "jpeg2000", "jpeg2000")):
+            for level in range(1, 6):
+                for column, value in enumerate([image, 1, kind, level, 0.01, 0.2 * level - 0.1], start=1):
+                    sheet.cell(row, column, value)
+                row += 1
+                lines.append(f"/data/{folder}/{image}.{stem}.{level}.png,{900 - 100 * level}")
+    book.save(tmp_path / "csiq.DMOS.xlsx")
+    (tmp_path / "p.csv").write_text("\n".join(lines) + "\n")
+    files = ["--predictions", str(tmp_path / "p.csv"), "--labels", str(tmp_path / "csiq.DMOS.xlsx")]
+    main([*files, "--dataset", "csiq", "--output", str(tmp_path / "eval.json"), "--num_resamples", "20"])
+    report = json.loads((tmp_path / "eval.json").read_text())
+    assert (report["dataset"], report["n"], report["srcc"]) == ("CSIQ", 30, pytest.approx(1.0))  # DMOS is turned round
+    assert report["protocol"]["resampled"] == "references"
+    assert [row["name"] for row in report["breakdown"]["distortion"]] == ["jpeg 2000", "noise"]
+    assert [row["name"] for row in report["breakdown"]["level"]] == ["1", "2", "3", "4", "5"]
+    assert "different scales" in report["caveats"][1]
+    assert "SRCC has no value" not in capsys.readouterr().out
