@@ -29,8 +29,10 @@ from transformers import (
     Qwen3_5ForConditionalGeneration,
 )
 
+from open_r1.configs import GRPOModelConfig
 from open_r1.inference.hf_generator import HFGenerator
-from open_r1.trainer.attention import enable_packing, find_packing_obstacle
+from open_r1.trainer.attention import choose_layout, enable_packing, find_packing_obstacle
+from open_r1.trainer.loading import load_policy, load_vlm_module
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 64, "pad_token_id": 0}
@@ -137,3 +139,16 @@ def test_every_family_is_packed_with_adapters_and_when_it_is_enabled_already(fam
     enable_packing(model)
     assert find_packing_obstacle(model) is None
     assert find_packing_obstacle(get_peft_model(model, LoraConfig(target_modules=["q_proj"]))) is None
+
+
+@pytest.mark.parametrize("option", [{}, {"attn_implementation": "auto"}, {"attn_implementation": "sdpa"}])
+def test_attention_is_the_one_that_packed_rows_need_unless_another_is_named(tiny_checkpoint, option):
+    model_args = GRPOModelConfig(model_name_or_path=tiny_checkpoint, **option)
+    assert find_packing_obstacle(load_policy(model_args, load_vlm_module(model_args))) is None
+
+
+def test_another_attention_that_is_named_costs_packed_rows(tiny_checkpoint):
+    model_args = GRPOModelConfig(model_name_or_path=tiny_checkpoint, attn_implementation="eager")
+    model = load_policy(model_args, load_vlm_module(model_args))
+    assert "leave out --attn_implementation" in find_packing_obstacle(model)
+    assert not choose_layout(model, "auto")
