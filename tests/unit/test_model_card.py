@@ -71,6 +71,17 @@ def test_a_card_is_written_anew_and_a_users_own_text_stays(tmp_path):
     assert (tmp_path / "run" / "README.md").read_text() == "mine"
 
 
+def test_a_torn_line_of_metrics_does_not_keep_a_run_from_its_card(tmp_path):
+    write_run(tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "rew')
+    write_model_card(tmp_path / "run")
+    assert "| reward | 0.625 |" in read_card(tmp_path / "run")[1]
+    (tmp_path / "run" / "metrics.jsonl").write_text("{")
+    write_model_card(tmp_path / "run")
+    assert "| reward |" not in read_card(tmp_path / "run")[1].partition("## Metrics")[2]
+
+
 def test_without_a_record_of_the_run_there_is_no_card(tmp_path):
     write_model_card(tmp_path)
     assert not (tmp_path / "README.md").exists()

@@ -4,9 +4,12 @@ run.json, metrics.jsonl -> build_model_card -> README.md: base model, data with 
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+
+logger = logging.getLogger(__name__)
 
 _GRPO = "[Group Relative Policy Optimization](https://arxiv.org/abs/2402.03300)"
 _RANKING = "[reinforcement learning to rank](https://arxiv.org/abs/2505.14460)"
@@ -21,7 +24,7 @@ _SETTINGS = (
 def write_model_card(output_dir: str | Path) -> None:
     """Writes `README.md` into a run's folder; what the user put there by hand before, under that name, stays.
 
-    Nothing is written where the run has left no `run.json`, as in a training loop of one's own.
+    Nothing is written where there is no `run.json` of our commands, as in a training loop of one's own.
     """
     folder = Path(output_dir)
     path = folder / "README.md"
@@ -29,6 +32,8 @@ def write_model_card(output_dir: str | Path) -> None:
     if is_of_user or not (folder / "run.json").is_file():
         return
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if not {"script", "training", "model"} <= set(run["config"]):
+        return
     path.write_text(build_model_card(run, _read_last_metrics(folder / "metrics.jsonl"), folder.name), encoding="utf-8")
 
 
@@ -118,9 +123,12 @@ def _build_table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
 
 def _read_last_metrics(path: Path) -> dict[str, float]:
     """The last value of every number that was logged; none where nothing was."""
-    values: dict[str, float] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            values |= {name: value for name, value in row.items() if isinstance(value, int | float)}
-    return values
+    from open_r1.viz.curves import load_metrics
+
+    if not path.is_file():
+        return {}
+    try:
+        return {name: values[-1] for name, (_, values) in load_metrics(path).items()}
+    except ValueError as error:
+        logger.warning("the model card has no metrics: %s", error)
+        return {}
