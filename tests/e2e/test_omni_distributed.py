@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from builders import ask, make_frames, make_image, make_sound, write_clip, write_video
 from families import build_checkpoint
-from test_video_distributed import assert_equal, read, run_cases
+from test_video_distributed import TOLERANCE, read, run_cases
 from video_cases import SHOWN
 
 
 CASES = {"ddp": "one", "zero3_rows": "one", "zero3_frozen": "one_frozen"}
+# Of log-probabilities after four steps of Adam, which makes steps of the rounding errors in gradients that nearly vanish;
+# this family's embedding and head are two matrices, and have many. A sound that is lost shows in the losses.
+FINAL_TOLERANCE = 1e-2
 GENERATED = ("ddp_generate", "zero3_generate", "zero3_layerwise_generate")
 
 
@@ -39,8 +42,13 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("case", CASES)
 def test_devices_that_hear_different_clips_learn_what_one_process_learns(runs, case):
-    assert_equal(read(runs, case), read(runs, CASES[case]))
-    first, *_, last = read(runs, case)["steps"]
+    found, expected = read(runs, case), read(runs, CASES[case])
+    assert len(found["steps"]) == len(expected["steps"]) == 4
+    for name in ("loss", "grad_norm"):
+        ours, theirs = ([step[name] for step in run["steps"]] for run in (found, expected))
+        assert ours == pytest.approx(theirs, abs=TOLERANCE)
+    assert found["logps"] == pytest.approx(expected["logps"], abs=FINAL_TOLERANCE)
+    first, *_, last = found["steps"]
     assert first["grad_norm"] > 0.1 and last["kl"] > 1e-3  # something was learnt
 
 
