@@ -14,8 +14,8 @@ from video_cases import SHOWN
 
 
 CASES = {"ddp": "one", "zero3_rows": "one", "zero3_frozen": "one_frozen"}
-# Of log-probabilities after four steps of Adam, which makes steps of the rounding errors in gradients that nearly vanish;
-# this family's embedding and head are two matrices, and have many. A sound that is lost shows in the losses.
+# Of log-probabilities after four steps of Adam, which makes whole steps of rounding errors where gradients nearly
+# vanish: this family's embedding and head are two matrices, and have many such. A lost sound shows in the losses.
 FINAL_TOLERANCE = 1e-2
 GENERATED = ("ddp_generate", "zero3_generate", "zero3_layerwise_generate")
 

@@ -10,7 +10,8 @@ UNSUPPORTED = {
         "HumanOmni and R1-Omni have no model in transformers, and their checkpoints bring no code: it is the package "
         "`humanomni` of their repositories, for transformers 4.49. Besides, a checkpoint names two more by local "
         "paths (a SigLIP and a Whisper), and the weights of its branches hang on the question as BERT encodes it. "
-        "Video without sound trains with any family that takes videos (docs/models.md)."
+        "Video with its sound trains with Qwen2.5-Omni (--video_audio true), without it with any family that takes "
+        "videos (docs/models.md)."
     ),
 }
 
