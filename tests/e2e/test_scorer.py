@@ -93,11 +93,15 @@ def kill_after(arguments: list[str], journal: Path, num_rows: int, log: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("number", "suffix"), [(48, ".parquet"), pytest.param(500, ".csv", marks=pytest.mark.slow)], ids=["48", "500"]
+    ("number", "batch_size", "suffix"),
+    [(48, 4, ".parquet"), pytest.param(500, 20, ".csv", marks=pytest.mark.slow)],
+    ids=["48", "500"],
 )
-def test_killed_twice_it_scores_each_image_once_and_leaves_the_same_file(workdir, tmp_path, number, suffix):
+def test_killed_twice_it_scores_each_image_once_and_leaves_the_same_file(
+    workdir, tmp_path, number, batch_size, suffix
+):
     images = draw_pictures(tmp_path / "images", number)
-    extra = ["--num_samples", "2", "--temperature", "1"]
+    extra = ["--num_samples", "2", "--temperature", "1", "--batch_size", str(batch_size)]
     whole = build_command(workdir, str(images), f"whole{suffix}", *extra)
     assert score.main(whole) == 0
     killed = build_command(workdir, str(images), f"killed{suffix}", *extra)
