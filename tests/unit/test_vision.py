@@ -62,7 +62,8 @@ def watch_tower(generator: HFGenerator, model: torch.nn.Module) -> Iterator[list
     def note(module, args, kwargs):
         sizes.append(len(args[0] if args else kwargs["pixel_values"]))
 
-    tower = model.get_submodule("model." + generator.vlm_module.get_vision_modules_keywords()[0])
+    keyword = generator.vlm_module.get_vision_modules_keywords()[0]
+    tower = next(module for name, module in model.named_modules() if name.split(".")[-1] == keyword)
     hook = tower.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield sizes
