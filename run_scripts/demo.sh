@@ -53,6 +53,9 @@ printf '\nSRCC on held-out photographs, before and after GRPO, with 95 %% interv
 python -m open_r1.evaluate --metric srcc --names "${ways[@]}" --output "$OUT/comparison.md" \
     --before "$OUT"/before/{greedy,one_sample,mean_of_8}.json --after "$OUT"/after/{greedy,one_sample,mean_of_8}.json
 
+python -m open_r1.report "$OUT/grpo" --evaluations "$OUT/after/greedy.json" --output "$OUT/report.html"
+
 printf '\n'
+printf 'report:   %s\n' "$OUT/report.html"
 printf 'plots:    %s\n' "$OUT/curves.png" "$OUT/before/greedy.png" "$OUT/after/greedy.png"
 printf 'rollouts: %s\nmodel:    %s\ntime:     %d s\n' "$OUT/grpo/rollouts/rank0.jsonl" "$OUT/grpo" "$SECONDS"
