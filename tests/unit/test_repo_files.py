@@ -30,6 +30,12 @@ def test_every_reward_is_tested_and_documented():
     assert [name for name in {*REWARD_FUNCS, *TASKS} if f"`{name}`" not in docs] == []
 
 
+def test_test_files_have_names_of_their_own():
+    """pytest takes two files of one name for the same module, and then collects nothing."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_datasets_folder_does_not_shadow_the_library():
     assert not (ROOT / "datasets" / "__init__.py").exists()
 
