@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import torch
 from meters import SavedTensors
 from shapes import Shape, build_bench_processor, build_model, perturb
-from workload import Workload, build_our_rows, build_trl_dataset, letters_reward
+from workload import Workload, build_our_dataset, build_trl_dataset, letters_reward
 
 
 BETA = 0.04
@@ -133,7 +133,7 @@ class OurTrainer:
 
         self.name = " ".join(["ours", *options.values()])
         self.policy, self.reference = policy, reference
-        rows = build_our_rows(settings.paths)
+        rows = build_our_dataset(settings.paths)
         self.trainer = VLMGRPOTrainer(
             policy,
             reference.requires_grad_(False),
@@ -143,7 +143,7 @@ class OurTrainer:
             processing_class=processor,
             train_dataset=rows,
         )
-        self.groups = self.trainer.data_collator(rows)
+        self.groups = self.trainer.data_collator(list(rows))
         self.prompt_ids = [group.prompt.input_ids.tolist() for group in self.groups]
         self.completions = pad_completions(
             settings.workload.build_completions(), processor.tokenizer.pad_token_id, torch.device(settings.device)

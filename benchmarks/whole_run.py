@@ -29,7 +29,7 @@ from meters import Stopwatch, summarise
 from results import RESULTS, write_results
 from session import start_session
 from shapes import SHAPES
-from workload import Workload, build_our_rows, build_trl_dataset, letters_reward
+from workload import Workload, build_our_dataset, build_trl_dataset, letters_reward
 
 
 WORKLOAD = Workload(image_tokens=256, completion_tokens=48, raggedness=0.0)
@@ -51,7 +51,7 @@ def build_ours(checkpoint: Path, settings: StepSettings, num_steps: int) -> Any:
         GRPOConfig(**settings.build_arguments(), max_steps=num_steps),
         vlm_module=select_vlm_module(policy.config),
         processing_class=AutoProcessor.from_pretrained(checkpoint),
-        train_dataset=build_our_rows(settings.paths),
+        train_dataset=build_our_dataset(settings.paths),
     )
 
 

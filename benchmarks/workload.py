@@ -68,13 +68,17 @@ class Workload:
         return paths
 
 
-def build_our_rows(paths: list[str]) -> list[dict[str, Any]]:
+def build_our_dataset(paths: list[str]) -> Any:
     """Rows as `open_r1.data` makes them."""
+    from datasets import Dataset
+
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-    return [
-        {"prompt": [{"role": "user", "content": content}], "image_path": [path], "source": f"row {i}"}
-        for i, path in enumerate(paths)
-    ]
+    return Dataset.from_list(
+        [
+            {"prompt": [{"role": "user", "content": content}], "image_path": [path], "source": f"row {i}"}
+            for i, path in enumerate(paths)
+        ]
+    )
 
 
 def build_trl_dataset(paths: list[str]) -> Any:
