@@ -70,6 +70,26 @@ def test_every_panel_is_drawn(run, page, tmp_path):
     assert page.locator("#settings tr").count() > 2
 
 
+def test_a_real_run_is_drawn_with_its_pictures(tiny_checkpoint, iqa_data, page, tmp_path):
+    from open_r1.grpo_jsonl import main
+
+    data, folder = iqa_data
+    main(
+        [
+            *("--model_name_or_path", tiny_checkpoint, "--data_file_paths", str(data), "--image_folders", str(folder)),
+            *("--num_generations", "2", "--per_device_train_batch_size", "4", "--max_completion_length", "6"),
+            *("--max_steps", "2", "--logging_steps", "1", "--use_cpu", "true", "--report_to", "none", "--seed", "1"),
+            *("--output_dir", str(tmp_path / "run"), "--save_strategy", "no", "--disable_tqdm", "true"),
+        ]
+    )
+    open_page(page, write_page(tmp_path / "run", tmp_path / "page.html"))
+    titles = set(page.locator(".chart h3").all_inner_texts())
+    assert {"Reward", "Reward parts", "Loss", "Clipped ratios", "Completion length", "Time of each stage"} <= titles
+    assert page.inner_text("#page") == "page 1 of 1, 4 groups"
+    assert page.locator("#group .card").count() == 2
+    assert page.locator("#group .pictures img").evaluate("image => image.naturalWidth") == 56
+
+
 def test_rollouts_are_paged_sorted_and_searched(run, page, tmp_path):
     open_page(page, write_page(run, tmp_path / "page.html"))
     assert page.inner_text("#page") == "page 1 of 3, 120 groups"

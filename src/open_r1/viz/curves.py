@@ -36,7 +36,9 @@ _PANELS = (
     ("Loss", "", ("loss",)),
     ("KL to the reference", "nats per token", ("kl",)),
     ("Entropy", "nats per token", ("entropy",)),
+    ("Clipped ratios", "share of tokens", (("clip_ratio/", "_mean"),)),
     ("Completion length", "tokens", ("completions/mean_length",)),
+    ("Completions cut off", "share", ("completions/clipped_ratio",)),
     ("Time of each stage", "seconds", (("time/", "_s"),)),
     ("Held-out measures", "", (("eval_", ""),)),
 )
