@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 _GENERATIONS = 8
-_WORDS = "the image shows a blurred scene with strong noise and visible blocks around the edges of a building".split()
+_SENTENCE = "the image shows a blurred scene with strong noise and visible blocks around the edges of a building"
 
 
 def write_run(folder: Path, num_groups: int) -> None:
     """Groups of eight completions of about 420 characters, and 500 lines of metrics."""
-    rng = random.Random(0)
+    rng, words = random.Random(0), _SENTENCE.split()
     (folder / "rollouts").mkdir(parents=True, exist_ok=True)
     with (folder / "rollouts" / "rank0.jsonl").open("w", encoding="utf-8") as file:
         for index in range(num_groups):
             texts = [
-                f"<think>{' '.join(rng.choices(_WORDS, k=70))}</think><answer>{rng.uniform(1, 5):.2f}</answer>"
+                f"<think>{' '.join(rng.choices(words, k=70))}</think><answer>{rng.uniform(1, 5):.2f}</answer>"
                 for _ in range(_GENERATIONS)
             ]
             values = [rng.random() for _ in texts]
