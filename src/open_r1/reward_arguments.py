@@ -54,7 +54,7 @@ class RewardArguments(JudgeArguments):
     )
     regression_width: float = _doc("That distance, or the standard deviation.", 0.35)
     numeric_relative_tolerance: float = _doc(
-        "Share of the gold number that the reward `vqa_accuracy` lets an answer be off by; never for counts and years.",
+        "Share of the gold number that `vqa_accuracy` lets an answer be off by; never for counts and years.",
         1e-2,
     )
     numeric_absolute_tolerance: float = _doc("The same as an amount; the larger one holds.", 0.0)
