@@ -51,7 +51,15 @@ def family_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.T
     return build_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
 
 
-@pytest.fixture(scope="session", params=[*FAMILIES, "internvl_chat"])
+# Of these every layout is compared on the first group of a run anyway (`auto`), and LLaVA-OneVision is built alike.
+RARELY_PACKED = ("llava", "llava_next")
+PACKED = [
+    *(pytest.param(name, marks=pytest.mark.slow) if name in RARELY_PACKED else name for name in FAMILIES),
+    "internvl_chat",
+]
+
+
+@pytest.fixture(scope="session", params=PACKED)
 def packed_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same, and a checkpoint that brings its own code: it loads with `trust_remote_code` only."""
     from remote_family import build_remote_checkpoint

@@ -40,6 +40,7 @@ def runs(tmp_path_factory) -> Path:
     return run_cases(checkpoint, folder / "rows.json", folder, [*CASES, *CASES.values(), *GENERATED])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_devices_that_hear_different_clips_learn_what_one_process_learns(runs, case):
     found, expected = read(runs, case), read(runs, CASES[case])

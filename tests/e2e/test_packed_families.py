@@ -267,7 +267,8 @@ def test_rows_of_bounded_length_give_the_values_and_the_summed_gradients_of_one_
     batch = build_batch(generator)
     parts = split_into_rows(batch, max_tokens=max(count_row_tokens(batch)) - 1)
     assert any(part.num_generations < batch.num_generations for part in parts)
-    assert any(len(part.prompts) > 1 for part in parts)
+    has_long_pictures = generator.model.config.model_type == "llava_onevision"  # no two prompts fit one row
+    assert has_long_pictures or any(len(part.prompts) > 1 for part in parts)
     whole = run(generator, batch, packed=True)
     scored = [run(generator, part, packed=True) for part in parts]
 

@@ -61,7 +61,7 @@ def test_accelerate_knows_every_key_and_finds_what_it_names(path):
     config = load_config_from_file(str(path))  # refuses keys that it does not know
     assert config.num_processes == 8 and config.num_machines == 1
     file = (config.deepspeed_config or {}).get("deepspeed_config_file")
-    assert (file is None) == (path.stem == "ddp")
+    assert (file is None) == (path.stem in ("ddp", "fsdp2"))
     if file is not None:
         assert (ROOT / file).is_file() and Path(file).stem == path.stem
         assert config.mixed_precision is None  # beside such a file accelerate refuses it
