@@ -159,7 +159,7 @@ def _spread(low: float, high: float, num: int = 100) -> list[float]:
 
 def _build_chart(title: str, traces: list[dict], x_title: str, y_title: str) -> Chart:
     axes = {
-        "xaxis": {"title": {"text": x_title, "standoff": 4, "font": {"size": 12}}},
+        "xaxis": {"title": {"text": x_title, "standoff": 4, "font": {"size": 12}}, "automargin": True},
         "yaxis": {"title": {"text": y_title, "font": {"size": 12}}},
         "showlegend": sum(trace.get("showlegend", True) for trace in traces) > 1,
     }
