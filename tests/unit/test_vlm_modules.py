@@ -125,6 +125,21 @@ def test_features_of_images_are_what_the_model_computes_of_their_pixels(family):
                 assert torch.equal(mine, wanted), name
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (20, 20), (10, 300), (600, 3)], ids=str)
+def test_tiny_and_very_long_pictures_are_seen(family, size):
+    prompt = family.encode(ask("?", 1), [make_image(*size)])
+    with torch.no_grad():
+        (features,) = family.vlm_module.compute_features(family.model, prompt.media)
+    assert all(level.numel() and torch.isfinite(level).all() for level in features)
+
+
+def test_a_picture_too_long_for_a_family_is_refused_with_the_reason(family):
+    if not hasattr(family.vlm_module, "bounds_whole_video"):  # Qwen-VL's and those like it
+        pytest.skip("this family takes pictures of any shape")
+    with pytest.raises(ValueError, match="aspect ratio"):
+        family.encode(ask("?", 1), [make_image(1, 250)])
+
+
 def test_tower_projector_and_language_model_are_told_apart(family):
     model, module = family.model, family.vlm_module
     parts = {name: get_part(name, module) for name, _ in model.named_parameters()}
