@@ -1,7 +1,7 @@
 """Every family keeps the contract of VLM modules, on a tiny random model of its own; pytest prints the table.
 
 Exactness in every corner (float64, gradients of every parameter, adapters, checkpointing) is in
-`test_packed_families.py`, encoding against the family's own processor in `unit/test_vlm_modules.py`.
+`test_packed_families.py`, encoding against the family's own processor in `test_vlm_modules.py`.
 """
 
 import copy
