@@ -40,10 +40,11 @@ class Completions:
 
     token_ids: list[list[int]]  # B lists, cut after the token that ended the completion (which is kept)
     finish_reasons: list[str]  # B times "stop" (an end token was drawn) or "length" (the limit was reached)
+    per_token_logps: list[list[float]] | None = None  # of the tokens as the engine drew them; None: it tells none
 
 
 class Generator(Protocol):
-    """Anything that completes prompts. Implementations: `HFGenerator`."""
+    """Anything that completes prompts. Implementations: `HFGenerator`, `VLLMGenerator`."""
 
     def generate(
         self, prompts: list[EncodedPrompt], num_generations: int, sampling: SamplingSettings

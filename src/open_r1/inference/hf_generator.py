@@ -9,21 +9,21 @@
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from open_r1.inference.batching import collate_prompts, list_media
+from open_r1.inference.codec import PromptCodec
 from open_r1.inference.generator import Completions, SamplingSettings
 from open_r1.utils.adapters import find_model_source, load_base_config, merge_adapters
 from open_r1.vlm_modules import select_vlm_module
 from open_r1.vlm_modules.processors import ImageBounds, load_processor
-from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt, VLMBaseModule
+from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
 
 if TYPE_CHECKING:
-    from PIL import Image
     from transformers import Cache, PreTrainedModel, ProcessorMixin
 
 
@@ -63,7 +63,7 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
-class HFGenerator:
+class HFGenerator(PromptCodec):
     """Generates with the model that is being trained or scored, in this process.
 
     Args:
@@ -72,6 +72,8 @@ class HFGenerator:
         vlm_module: The family it belongs to.
         is_synced: Whether devices hold slices of the weights, so that all must decode as long as one does.
     """
+
+    needs_policy = True
 
     def __init__(
         self,
@@ -82,12 +84,9 @@ class HFGenerator:
     ):
         self.model = model
         self.is_synced = is_synced
-        self.processor = processor
-        self.vlm_module = vlm_module
-        self.eos_token_ids = vlm_module.get_eos_token_ids(model, processor)
-        self.pad_token_id = processor.tokenizer.pad_token_id
+        eos_token_ids = vlm_module.get_eos_token_ids(model, processor)
         media_token_ids = vlm_module.get_media_token_ids(model.config, processor)
-        self.suppressed_token_ids = sorted(set(media_token_ids) - set(self.eos_token_ids))
+        super().__init__(processor, vlm_module, eos_token_ids, sorted(set(media_token_ids) - set(eos_token_ids)))
 
     @classmethod
     def from_pretrained(
@@ -118,20 +117,6 @@ class HFGenerator:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device).eval(), processor, vlm_module)
-
-    def encode(
-        self,
-        messages: list[dict[str, Any]],
-        images: list["Image.Image"],
-        videos: Sequence[EncodedMedia] = (),
-    ) -> EncodedPrompt:
-        """Encodes one conversation with its images and its videos, which are encoded already, in their order."""
-        encoded = [self.vlm_module.encode_image(self.processor, image) for image in images]
-        return self.vlm_module.encode_prompt(self.processor, messages, encoded, videos)
-
-    def decode(self, token_ids: list[list[int]]) -> list[str]:
-        """Texts of completions, special tokens left out."""
-        return self.processor.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
 
     @torch.no_grad()
     def generate(self, prompts: list[EncodedPrompt], num_generations: int, sampling: SamplingSettings) -> Completions:

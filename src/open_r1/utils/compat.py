@@ -10,10 +10,13 @@ where the extension does not load.
 import importlib.abc
 import importlib.machinery
 import logging
+import os
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 
 
+_CHILD_PROCESS_FOLDER = Path(__file__).parent / "child_process"
 _OPERATORS = ("nms", "qnms")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 # bitsandbytes, which peft imports where it is installed, advises at every start to install what downloads kernels.
@@ -59,6 +62,13 @@ def guard_torchvision() -> None:
     already = "torchvision" in sys.modules or any(isinstance(finder, _TorchvisionGuard) for finder in sys.meta_path)
     if not already:
         sys.meta_path.insert(0, _TorchvisionGuard())
+
+
+def guard_child_processes(environment: MutableMapping[str, str]) -> None:
+    """The same for Python processes that other libraries start: a `sitecustomize` on their path does it."""
+    known = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    needed = [str(_CHILD_PROCESS_FOLDER), str(Path(__file__).parents[2])]
+    environment["PYTHONPATH"] = os.pathsep.join([*(path for path in needed if path not in known), *known])
 
 
 def speed_up_help(argv: list[str]) -> None:
