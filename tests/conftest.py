@@ -15,15 +15,16 @@ MODULES_CACHE = tempfile.TemporaryDirectory()  # where transformers copies code 
 os.environ.setdefault("HF_MODULES_CACHE", MODULES_CACHE.name)
 
 
-TIERS = ("unit", "e2e", "gpu")
+# Folder -> marker. A folder called vllm would pass for the library where it is not installed.
+TIERS = {"unit": "unit", "e2e": "e2e", "gpu": "gpu", "with_vllm": "vllm"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test gets the marker of the folder that it lies in."""
     for item in items:
-        tier = item.path.relative_to(Path(__file__).parent).parts[0]
-        if tier in TIERS:
-            item.add_marker(tier)
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in TIERS:
+            item.add_marker(TIERS[folder])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -40,6 +40,14 @@ def test_the_datasets_folder_does_not_shadow_the_library():
     assert not (ROOT / "datasets" / "__init__.py").exists()
 
 
+def test_no_folder_of_the_tests_passes_for_a_library_that_is_not_installed():
+    """pytest puts `tests` on the path of imports, where any folder is a package."""
+    pins = "".join(path.read_text() for path in ROOT.glob("requirements*.txt")) + (ROOT / "setup.py").read_text()
+    libraries = {name.replace("-", "_").lower() for name in re.findall(r"[\w-]+(?=[><=]=)", pins)}
+    assert {"torch", "vllm", "qwen_vl_utils"} <= libraries
+    assert [path for path in (ROOT / "tests").iterdir() if path.stem in libraries] == []
+
+
 def test_no_module_shadows_another_when_an_entry_is_run_by_its_path():
     own = {path.stem for path in PACKAGE.iterdir()} - {"__init__", "__pycache__"}
     others = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()} - {"open_r1"}
