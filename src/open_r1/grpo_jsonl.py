@@ -162,18 +162,32 @@ def prepare_task(
     }
 
 
+def choose_trainer(training_args: "GRPOConfig", model_args: "GRPOModelConfig") -> "Callable[..., VLMGRPOTrainer]":
+    """The trainer that generates as the options say."""
+    if not training_args.use_vllm:
+        from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
+
+        return VLMGRPOTrainer
+    from open_r1.inference.vllm_engine import check_vllm
+    from open_r1.trainer.loading import find_source
+    from open_r1.trainer.vllm_grpo_trainer import VLLMGRPOTrainer
+
+    check_vllm()
+    return functools.partial(VLLMGRPOTrainer, source=find_source(model_args))
+
+
 def build_trainer(
     script_args: "GRPOScriptArguments", training_args: "GRPOConfig", model_args: "GRPOModelConfig"
 ) -> "VLMGRPOTrainer":
     from transformers import set_seed
 
-    from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
     from open_r1.trainer.loading import load_policy, load_processor, load_reference, load_vlm_module
 
+    build = choose_trainer(training_args, model_args)
     task = prepare_task(script_args, training_args, model_args.trust_remote_code)
     set_seed(training_args.seed)
     vlm_module = load_vlm_module(model_args)
-    return VLMGRPOTrainer(
+    return build(
         load_policy(model_args, vlm_module),
         load_reference(model_args, vlm_module, training_args.beta),
         args=training_args,

@@ -54,6 +54,7 @@ IMPORT_TIME_CALLS = {  # cheap, and without a side effect
     *("re.compile", "logging.getLogger", "str.maketrans", "frozenset", "set", "dict", "tuple", "sorted", "range"),
     *("Path", "len", "sum", "np.array", "TypeVar", "partial", "join", "split", "items", "values", "keys"),
     *("fromkeys", "enumerate", "zip"),
+    "start_child_process",  # the same, in processes that other libraries start
     "guard_torchvision",  # an import hook; open_r1/__init__.py sets it, as it must precede any import of torchvision
 }
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from open_r1.inference.batching import collate_prompts, list_media
-from open_r1.inference.codec import PromptCodec
+from open_r1.inference.codec import PromptCodec, find_special_tokens
 from open_r1.inference.generator import Completions, SamplingSettings
 from open_r1.utils.adapters import find_model_source, load_base_config, merge_adapters
 from open_r1.vlm_modules import select_vlm_module
@@ -73,8 +73,6 @@ class HFGenerator(PromptCodec):
         is_synced: Whether devices hold slices of the weights, so that all must decode as long as one does.
     """
 
-    needs_policy = True
-
     def __init__(
         self,
         model: "PreTrainedModel",
@@ -84,9 +82,8 @@ class HFGenerator(PromptCodec):
     ):
         self.model = model
         self.is_synced = is_synced
-        eos_token_ids = vlm_module.get_eos_token_ids(model, processor)
-        media_token_ids = vlm_module.get_media_token_ids(model.config, processor)
-        super().__init__(processor, vlm_module, eos_token_ids, sorted(set(media_token_ids) - set(eos_token_ids)))
+        special = find_special_tokens(vlm_module, model.config, model.generation_config, processor)
+        super().__init__(processor, vlm_module, *special)
 
     @classmethod
     def from_pretrained(

@@ -77,6 +77,10 @@ class Engine(Protocol):
     def model_config(self) -> "ModelConfig":
         """vLLM's description of the model."""
 
+    @property
+    def forgets_weights(self) -> bool:
+        """Whether all weights must be given anew, as after sleep, or after a restart."""
+
     def generate(self, inputs: "list[EngineInput]", params: "list[SamplingParams]") -> list[list[EngineCompletion]]:
         """The completions of each request, in order; EngineError where the engine gives none."""
 

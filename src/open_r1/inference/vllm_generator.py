@@ -28,8 +28,6 @@ class VLLMGenerator(PromptCodec):
         suppressed_token_ids: Tokens that are never drawn: those that stand for images.
     """
 
-    needs_policy = False
-
     def __init__(
         self,
         engine: Engine,
@@ -40,7 +38,7 @@ class VLLMGenerator(PromptCodec):
     ):
         super().__init__(processor, vlm_module, eos_token_ids, suppressed_token_ids)
         self.engine = engine
-        self._builder = RequestBuilder(engine.model_config, processor)
+        self._builder = RequestBuilder(engine.model_config, processor, vlm_module)
 
     @torch.no_grad()
     def generate(self, prompts: list[EncodedPrompt], num_generations: int, sampling: SamplingSettings) -> Completions:

@@ -40,6 +40,7 @@ class RolloutBatch:
     advantages: torch.Tensor | None = None  # (B,)
     old_per_token_logps: torch.Tensor | None = None  # (B, C); None: the policy has not moved since generation
     ref_per_token_logps: torch.Tensor | None = None  # (B, C); None: no KL term
+    engine_per_token_logps: torch.Tensor | None = None  # (B, C) of the engine that generated; None: it told none
     token_weights: torch.Tensor | None = None  # (B, C) share of each token in the loss of its micro-batch
     entropy_weights: torch.Tensor | None = None  # (B, C) share of each token in the mean entropy of its micro-batch
     row_index: torch.Tensor | None = None  # (B,) where each completion stood before the batch was cut

@@ -140,6 +140,12 @@ def _list_units(model: torch.nn.Module) -> list["FSDPModule"]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
+def _list_own_parameters(unit: "FSDPModule") -> list[torch.nn.Parameter]:
+    """Those that are gathered with this unit, not with one inside it."""
+    groups = unit._get_fsdp_state()._fsdp_param_groups
+    return [parameter.sharded_param for group in groups for parameter in group.fsdp_params]
+
+
 def reshard(model: torch.nn.Module) -> None:
     """Lets go of weights that a pass without gradient has left whole: those of the head and of what is no layer."""
     for unit in _list_units(model):
@@ -159,7 +165,7 @@ def unsharded(model: torch.nn.Module, parameters: Iterable[torch.nn.Parameter] |
     units = _list_units(model)
     if parameters is not None:
         wanted = {id(parameter) for parameter in parameters}
-        units = [unit for unit in units if any(id(parameter) in wanted for parameter in unit.parameters())]
+        units = [unit for unit in units if any(id(parameter) in wanted for parameter in _list_own_parameters(unit))]
     model._get_fsdp_state()._lazy_init()  # or the first layer that runs would take itself for the whole model
     groups = [group for unit in units for group in unit._get_fsdp_state()._fsdp_param_groups]
     after_forward = [group.post_forward_mesh_info for group in groups]

@@ -20,6 +20,7 @@ from open_r1.trainer.loss_settings import CISPO_EPSILON_HIGH, LossSettings
 from open_r1.trainer.reward_options import RewardCallOptions
 from open_r1.trainer.sampler_options import SamplerOptions
 from open_r1.trainer.tracking_options import TrackingOptions
+from open_r1.trainer.vllm_options import VLLMOptions
 
 
 def _doc(text: str, default=None, **kwargs):
@@ -48,12 +49,12 @@ _LOWER_IS_BETTER = ("unparsed", "completions/clipped_ratio")
 
 _AT_LEAST_ONE = (
     *("steps_per_generation", "num_iterations", "max_completion_length", "logps_chunk_size", "max_packed_tokens"),
-    *("dynamic_sampling_max_refills", "ref_model_sync_steps"),
+    *("dynamic_sampling_max_refills", "ref_model_sync_steps", "max_prompt_length"),
 )
 
 
 @dataclass
-class GRPOConfig(SamplerOptions, RewardCallOptions, TrackingOptions, TrainingArguments):
+class GRPOConfig(SamplerOptions, RewardCallOptions, TrackingOptions, VLLMOptions, TrainingArguments):
     """Settings of GRPO on groups: one prompt with its images, and its G completions."""
 
     learning_rate: float = _doc("Initial learning rate of AdamW.", 1e-6)
@@ -193,6 +194,7 @@ class GRPOConfig(SamplerOptions, RewardCallOptions, TrackingOptions, TrainingArg
             raise ValueError(f"--train_sampling_strategy {self.train_sampling_strategy}: take random or sequential.")
         self.check_sampling()
         self.check_reward_calls()
+        self.check_vllm_options()
         if self.load_best_model_at_end and self.metric_for_best_model == "loss":
             raise ValueError("--load_best_model_at_end: evaluation has no loss; add --metric_for_best_model reward.")
         if self.remove_unused_columns:
@@ -225,8 +227,6 @@ class GRPOConfig(SamplerOptions, RewardCallOptions, TrackingOptions, TrainingArg
                 "--top_entropy_quantile chooses among the tokens of a whole micro-batch, --max_packed_tokens cuts it: "
                 "leave one of them out, or lower per_device_train_batch_size."
             )
-        if self.max_prompt_length is not None and self.max_prompt_length < 1:
-            raise ValueError(f"max_prompt_length must be at least 1, not {self.max_prompt_length}.")
         self._check_evaluation()
         for build in (self.build_sampling, self.build_loss_settings, self.build_advantage_settings):
             build()  # refuses what is out of range or would be ignored

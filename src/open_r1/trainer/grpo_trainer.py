@@ -3,7 +3,7 @@
 One round, from the sampler to the loss:
 
     prompts of the round     RepeatRandomSampler, GroupCollator       each image and video opened once per group
-    -> completions           HFGenerator                              each prompt prefilled once
+    -> completions           HFGenerator, VLLMGenerator               each prompt prefilled once
     -> rewards (B, F)        reward functions, whole groups
     -> advantages (B,)       relative to the group
     -> old, reference logps  where they are needed, no gradient
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import ProgressCallback
 
 from open_r1.data.video import VideoSettings
+from open_r1.inference.generator import Completions
 from open_r1.inference.hf_generator import HFGenerator, eval_mode
 from open_r1.trainer.advantages import Advantages, estimate_advantages
 from open_r1.trainer.attention import choose_layout, enable_packing
@@ -38,6 +39,7 @@ from open_r1.trainer.evaluation import (
 )
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.grpo_state import GRPOStateMixin
+from open_r1.trainer.importance import pad_engine_logps
 from open_r1.trainer.layout_check import TOLERANCE, check_layout, choose_varlen, needs_check
 from open_r1.trainer.logps import LogpsScorer
 from open_r1.trainer.loss_step import LossMixin
@@ -156,8 +158,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
             from trl.trainer.callbacks import SyncRefModelCallback
 
             self.add_callback(SyncRefModelCallback(ref_model=ref_model, accelerator=self.accelerator))
-        is_synced = (is_zero3() or self.is_fsdp_enabled) and not args.ds3_gather_for_generation
-        self.generator = HFGenerator(self.model, processing_class, vlm_module, is_synced)
+        self.generator = self._build_generator(args, processing_class)
         self._open_logs(args)
         self.metrics = MetricStore(self.watch)
         self.num_tokens_seen = 0
@@ -225,19 +226,26 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
     def _roll_out(self, groups: list[PromptGroup]) -> Rollout:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._whole_weights())
-            prompts = shown = self._prepare_prompts(groups)
-            if self.generator.is_synced:  # no device may run the tower while the others decode
-                shown = prompts if self.reuses_features else self._attach_features(prompts)
-                stack.close()
-            with self.metrics.timed("generate"):
-                completions = self.generator.generate(shown, self.args.num_generations, self.args.build_sampling())
+            prompts = self._prepare_prompts(groups)
+            completions = self._complete(groups, prompts, stack)
         return Rollout(
             groups=list(groups),
             prompts=prompts,
             texts=self.generator.decode(completions.token_ids),
             token_ids=completions.token_ids,
             finish_reasons=completions.finish_reasons,
+            engine_per_token_logps=completions.per_token_logps,
         )
+
+    def _complete(
+        self, groups: list[PromptGroup], prompts: list[EncodedPrompt], weights: contextlib.ExitStack
+    ) -> Completions:
+        """G completions per prompt; `weights` is closed where what it holds together is not needed to generate."""
+        if self.generator.is_synced:  # no device may run the tower while the others decode
+            prompts = prompts if self.reuses_features else self._attach_features(prompts)
+            weights.close()
+        with self.metrics.timed("generate"):
+            return self.generator.generate(prompts, self.args.num_generations, self.args.build_sampling())
 
     def _refill(self, rollout: Rollout, estimate: Advantages) -> Advantages:
         """Exchanges groups that teach nothing for those of other prompts, on all ranks together.
@@ -282,7 +290,14 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         if self.args.mask_truncated_completions:
             mask = mask_truncated(mask, rollout.is_truncated.to(device))
         advantages = rollout.advantages.to(device)
-        return RolloutBatch(prompts=rollout.prompts, completion_ids=ids, completion_mask=mask, advantages=advantages)
+        told = rollout.engine_per_token_logps
+        return RolloutBatch(
+            prompts=rollout.prompts,
+            completion_ids=ids,
+            completion_mask=mask,
+            advantages=advantages,
+            engine_per_token_logps=None if told is None else pad_engine_logps(told, rollout.token_ids, device),
+        )
 
     def _prepare_prompts(self, groups: list[PromptGroup]) -> list[EncodedPrompt]:
         """Prompts on the device, with positions and, where the vision tower is frozen, with features."""
@@ -300,13 +315,26 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
                 offload=self.args.offload_vision_features,
             )
 
+    def _build_generator(self, args: GRPOConfig, processor: Any) -> HFGenerator:
+        is_synced = (is_zero3() or self.is_fsdp_enabled) and not args.ds3_gather_for_generation
+        return HFGenerator(self.model, processor, self.vlm_module, is_synced)
+
     def _whole_weights(self) -> contextlib.AbstractContextManager[None]:
         """Lets this device generate by itself; where it may not, it can still run the vision tower by itself."""
-        model, parameters = self.accelerator.unwrap_model(self.model), None
         if self.generator.is_synced:
-            named = model.named_parameters()
-            parameters = [parameter for name, parameter in named if self.vlm_module.is_vision_parameter(name)]
+            return self._whole_vision()
+        return whole_weights(self.accelerator.unwrap_model(self.model), self.model_wrapped)
+
+    def _whole_vision(self) -> contextlib.AbstractContextManager[None]:
+        """Lets this device run the vision tower by itself."""
+        model = self.accelerator.unwrap_model(self.model)
+        named = model.named_parameters()
+        parameters = [parameter for name, parameter in named if self.vlm_module.is_vision_parameter(name)]
         return whole_weights(model, self.model_wrapped, parameters)
+
+    def _ready_to_generate(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the generator can be called any number of times; all devices must come here."""
+        return self._whole_weights()
 
     def _score_rewards(
         self, rows: list[dict[str, Any]], texts: list[str], token_ids: list[list[int]], num_generations: int
@@ -361,7 +389,7 @@ class VLMGRPOTrainer(ScoreMixin, LossMixin, GRPOStateMixin, Trainer):
         check_validation_data(dataset, num_processes)
         training_metrics, self.metrics = self.metrics, MetricStore(self.watch)
         try:
-            with self.metrics.timed("generate"), self._whole_weights():
+            with self.metrics.timed("generate"), self._ready_to_generate():
                 indices = range(rank, len(dataset), num_processes)
                 rollout = complete_rows(self.generator, self.data_collator, dataset, indices, self.args)
             with self.metrics.timed("reward"):

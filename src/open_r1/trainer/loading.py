@@ -53,14 +53,14 @@ _TARGET_OPTIONS = ("lora_modules", "lora_target_modules", "lora_target_parameter
 
 
 def load_vlm_module(model_args: GRPOModelConfig) -> VLMBaseModule:
-    return select_vlm_module(load_base_config(_find_source(model_args)), model_args.vlm_module)
+    return select_vlm_module(load_base_config(find_source(model_args)), model_args.vlm_module)
 
 
 def load_processor(
     model_args: GRPOModelConfig, vlm_module: VLMBaseModule, bounds: Mapping[str, int | None] | None = None
 ) -> "ProcessorMixin":
     """The checkpoint's processor, with other bounds of images where given, by their names in `ImageBounds`."""
-    return load_bounded_processor(vlm_module, _find_source(model_args), ImageBounds(**(bounds or {})))
+    return load_bounded_processor(vlm_module, find_source(model_args), ImageBounds(**(bounds or {})))
 
 
 def load_policy(
@@ -98,7 +98,7 @@ def load_reference(
 
     None where there is no such term, and where the policy without its adapters serves, because they are new.
     """
-    source = _find_source(model_args)
+    source = find_source(model_args)
     if beta == 0 or (model_args.use_peft and source.adapters_path is None):
         return None
     if model_args.use_peft:
@@ -117,7 +117,8 @@ def disable_dropout(model: "torch.nn.Module") -> None:
             module.p = 0.0
 
 
-def _find_source(model_args: GRPOModelConfig) -> ModelSource:
+def find_source(model_args: GRPOModelConfig) -> ModelSource:
+    """Where the model lies that is trained."""
     return find_model_source(
         model_args.model_name_or_path, model_args.model_revision, trust_remote_code=model_args.trust_remote_code
     )
@@ -125,7 +126,7 @@ def _find_source(model_args: GRPOModelConfig) -> ModelSource:
 
 def _load_plain(model_args: GRPOModelConfig, vlm_module: VLMBaseModule) -> "PreTrainedModel":
     """The model as it is, adapters merged into it where the folder is one of adapters."""
-    source = _find_source(model_args)
+    source = find_source(model_args)
     model = _load_base(model_args, vlm_module, source)
     if source.adapters_path is None:
         return model
@@ -218,7 +219,7 @@ def _load_adapted(model_args: GRPOModelConfig, vlm_module: VLMBaseModule) -> "Pe
     """The base with new adapters, or with those of the folder."""
     from peft import get_peft_model
 
-    source = _find_source(model_args)
+    source = find_source(model_args)
     if source.adapters_path is not None:
         adapter_config = load_adapter_config(source.adapters_path)
         _check_same_adapters(model_args, adapter_config)

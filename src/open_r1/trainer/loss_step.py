@@ -11,8 +11,10 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from open_r1.trainer.batch import RolloutBatch
+from open_r1.trainer.distributions import Distribution
 from open_r1.trainer.entropy import compute_entropy_threshold, compute_entropy_weights, mask_high_entropy_tokens
 from open_r1.trainer.guards import dump_groups, find_bad_groups
+from open_r1.trainer.importance import ImportanceCorrection, compute_importance_ratio
 from open_r1.trainer.losses import LossInputs, LossOutput, compute_policy_loss, compute_token_weights
 from open_r1.trainer.splitting import split_into_rows
 
@@ -89,27 +91,48 @@ class LossMixin:
             threshold = compute_entropy_threshold(entropies, settings.top_entropy_quantile)
             entropy_mask = mask_high_entropy_tokens(scores.entropies, mask, threshold)
             entropy_weights = compute_entropy_weights(mask, entropy_mask)
+        correction = self._correct_mismatch(row, scores.per_token_logps)
         loss_inputs = LossInputs(
             completion_mask=mask,
             advantages=row.advantages,
             token_weights=row.token_weights,
             old_per_token_logps=row.old_per_token_logps,
             ref_per_token_logps=row.ref_per_token_logps,
+            importance_ratio=None if correction is None else correction.weights,
             entropy_mask=entropy_mask,
             entropy_weights=entropy_weights,
         )
         output = compute_policy_loss(scores.per_token_logps, scores.entropies, loss_inputs, settings)
         if not output.loss.isfinite():
             self._report_nonfinite("loss", row, scores.per_token_logps)
-        return output
+        if correction is None:
+            return output
+        return replace(output, metrics=output.metrics | correction.metrics, distributions=correction.distributions)
+
+    def _correct_mismatch(self, row: RolloutBatch, per_token_logps: torch.Tensor) -> ImportanceCorrection | None:
+        """The ratio of the trainer's probabilities to those of the engine that generated; None where it told none.
+
+        Where the round keeps no log-probabilities of the policy that generated, the policy has not moved since, and
+        those of the loss itself, (B, C), are the same.
+        """
+        if row.engine_per_token_logps is None:
+            return None
+        trainer_logps = per_token_logps if row.old_per_token_logps is None else row.old_per_token_logps
+        settings = self.args.build_importance_settings()
+        return compute_importance_ratio(trainer_logps, row.engine_per_token_logps, row.completion_mask, settings)
 
     def _log_losses(self, outputs: list[LossOutput], micro_batch: RolloutBatch) -> None:
-        """Means over the tokens of a micro-batch of all devices."""
+        """Means over the tokens of a micro-batch of all devices, and distributions of all their values."""
         names = list(outputs[0].metrics)
         sums = torch.stack([sum(output.metrics[name] for output in outputs) for name in names])  # (metrics, 2)
         for name, (total, count) in zip(names, self.accelerator.reduce(sums, reduction="sum").tolist()):
             if count:
                 self.metrics.add(name, total / count)
+        for name in outputs[0].distributions:
+            own = Distribution.merge([output.distributions[name] for output in outputs])
+            everywhere = self.accelerator.gather(own.numbers[None])  # (devices, numbers)
+            parts = [replace(own, numbers=numbers.cpu()) for numbers in everywhere]
+            self.metrics.add_distribution(name, Distribution.merge(parts))
         self._step_batches.append(micro_batch)
 
     def _report_nonfinite(self, what: str, batch: RolloutBatch, per_token_logps: torch.Tensor | None) -> None:

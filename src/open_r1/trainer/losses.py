@@ -6,10 +6,11 @@ the loss is a weighted sum, and metrics are sums with their counts: all add up o
 Formulas, sources and what is refused with what: docs/algorithms.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from open_r1.trainer.distributions import Distribution
 from open_r1.trainer.loss_settings import LossSettings
 
 
@@ -38,6 +39,7 @@ class LossOutput:
     loss: torch.Tensor  # (), before the division by gradient accumulation, which transformers' Trainer does
     policy_loss: torch.Tensor  # (), detached, the loss without the entropy bonus
     metrics: dict[str, torch.Tensor]  # TRL's names; each (2,), detached: a sum, and the number of values in it
+    distributions: dict[str, Distribution] = field(default_factory=dict)  # those that are worth more than a mean
 
 
 def mask_truncated(completion_mask: torch.Tensor, is_truncated: torch.Tensor) -> torch.Tensor:

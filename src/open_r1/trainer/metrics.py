@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from open_r1.trainer.distributions import Distribution
+
 
 if TYPE_CHECKING:
     from open_r1.trainer.watchdog import StageWatch
@@ -24,6 +26,7 @@ class MetricStore:
         self._watch = watch
         self._values: dict[str, list[float]] = defaultdict(list)
         self._totals: dict[str, float] = defaultdict(float)
+        self._distributions: dict[str, Distribution] = {}
 
     def add(self, name: str, value: float) -> None:
         """A value to be averaged. NaN (nothing to say) is left out."""
@@ -34,6 +37,11 @@ class MetricStore:
     def add_total(self, name: str, value: float) -> None:
         """A value to be summed up (seconds spent, tokens seen)."""
         self._totals[name] += float(value)
+
+    def add_distribution(self, name: str, values: Distribution) -> None:
+        """Values of which `<name>/min`, `<name>/p50` and the like are to be told, over all that were added."""
+        held = [self._distributions[name]] if name in self._distributions else []
+        self._distributions[name] = Distribution.merge([*held, values])
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -46,20 +54,26 @@ class MetricStore:
             self.add_total(f"time/{stage}_s", time.perf_counter() - start)
 
     def pop(self) -> dict[str, float]:
-        """All means and sums since the last call."""
+        """All means, sums and distributions since the last call."""
         collected = {name: sum(values) / len(values) for name, values in self._values.items()} | dict(self._totals)
+        for name, distribution in self._distributions.items():
+            collected |= {f"{name}/{what}": value for what, value in distribution.summarise().items()}
         self._values.clear()
         self._totals.clear()
+        self._distributions.clear()
         return collected
 
     def state(self) -> dict[str, dict]:
         """Everything that waits to be read, as JSON."""
-        return {"values": dict(self._values), "totals": dict(self._totals)}
+        distributions = {name: values.to_json() for name, values in self._distributions.items()}
+        return {"values": dict(self._values), "totals": dict(self._totals), "distributions": distributions}
 
     def restore(self, state: dict[str, dict]) -> None:
         """Takes the place of what is held with what `state` gave."""
         self._values = defaultdict(list, {name: list(values) for name, values in state["values"].items()})
         self._totals = defaultdict(float, state["totals"])
+        distributions = state.get("distributions", {})
+        self._distributions = {name: Distribution.from_json(content) for name, content in distributions.items()}
 
 
 def summarise_rewards(

@@ -18,6 +18,7 @@ class Rollout:
     texts: list[str]  # B
     token_ids: list[list[int]]  # B
     finish_reasons: list[str]  # B
+    engine_per_token_logps: list[list[float]] | None = None  # B, as `Completions` has them; None: not told
     rewards_per_func: torch.Tensor | None = None  # (B, F) on the CPU, NaN where a function abstained
     advantages: torch.Tensor | None = None  # (B,) on the CPU
 
@@ -42,6 +43,7 @@ class Rollout:
         """Puts group m of another rollout in the place of group n; rewards and advantages are then to be computed."""
         for name in ("groups", "prompts"):
             getattr(self, name)[n] = getattr(other, name)[m]
-        for name in ("texts", "token_ids", "finish_reasons"):
+        told = () if self.engine_per_token_logps is None else ("engine_per_token_logps",)
+        for name in ("texts", "token_ids", "finish_reasons", *told):
             getattr(self, name)[self.members(n)] = getattr(other, name)[other.members(m)]
         self.rewards_per_func = self.advantages = None

@@ -1,8 +1,8 @@
-"""Completions from vLLM in training: the options of `vllm_grpo_trainer.py`, a part of `GRPOConfig`. Names are TRL's."""
+"""Completions from vLLM in training: the options of `vllm_grpo_trainer`, a part of `GRPOConfig`. Names are TRL's."""
 
 from dataclasses import dataclass, field, fields
 
-from open_r1.trainer.importance import IMPORTANCE_MODES
+from open_r1.trainer.importance import IMPORTANCE_MODES, ImportanceSettings
 
 
 def _doc(text: str, default=None, **kwargs):
@@ -91,6 +91,22 @@ class VLLMOptions:
             )
 
     @property
+    def longest_sequence(self) -> int | None:
+        """Tokens of a prompt and its completion that the engine must have room for; None: not known."""
+        if self.vllm_max_model_length is not None or self.max_prompt_length is None:
+            return self.vllm_max_model_length
+        return self.max_prompt_length + self.max_completion_length
+
+    def build_importance_settings(self) -> ImportanceSettings:
+        """What is done about the mismatch between the engine's log-probabilities and the trainer's."""
+        return ImportanceSettings(
+            is_enabled=self.vllm_importance_sampling_correction,
+            mode=self.vllm_importance_sampling_mode,
+            clip_min=self.vllm_importance_sampling_clip_min,
+            clip_max=self.vllm_importance_sampling_clip_max,
+        )
+
+    @property
     def vllm_server_address(self) -> str:
         """URL of the server, without a slash at its end."""
         return (self.vllm_server_base_url or f"http://{self.vllm_server_host}:{self.vllm_server_port}").rstrip("/")
@@ -99,6 +115,3 @@ class VLLMOptions:
         for option in fields(VLLMOptions):
             if option.name in names and getattr(self, option.name) != option.default:
                 raise ValueError(message.format(option.name))
-
-
-_OPTIONS = tuple(option.name for option in fields(VLLMOptions))

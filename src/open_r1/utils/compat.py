@@ -9,6 +9,7 @@ where the extension does not load.
 
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import logging
 import os
 import sys
@@ -69,6 +70,15 @@ def guard_child_processes(environment: MutableMapping[str, str]) -> None:
     known = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     needed = [str(_CHILD_PROCESS_FOLDER), str(Path(__file__).parents[2])]
     environment["PYTHONPATH"] = os.pathsep.join([*(path for path in needed if path not in known), *known])
+
+
+def start_child_process(folder: Path) -> None:
+    """What the `sitecustomize` in this folder does: guards the process, and runs the one that it hides, if any."""
+    guard_torchvision()
+    others = [path for path in sys.path if Path(path or ".").resolve() != folder.resolve()]
+    hidden = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    if hidden is not None:
+        hidden.loader.exec_module(importlib.util.module_from_spec(hidden))
 
 
 def speed_up_help(argv: list[str]) -> None:

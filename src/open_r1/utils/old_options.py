@@ -23,7 +23,6 @@ _LEFT_OUT = {  # what is said where the option does nothing
     "fp16_backend": "there is one",
 }
 _REFUSED_UNLESS_FALSE = {
-    "use_vllm": "completions are drawn by the model that is trained: leave it out",
     "group_by_length": "rows are dealt as --sampling says: leave it out",
     "jit_mode_eval": "leave it out",
 }
@@ -56,8 +55,6 @@ def replace_old_options(argv: Sequence[str], environment: MutableMapping[str, st
         elif is_option and name in _REFUSED_UNLESS_FALSE:
             if [value.lower() for value in values] not in (["false"], ["0"], ["no"]):
                 raise ValueError(f"--{name}: {_REFUSED_UNLESS_FALSE[name]}.")
-        elif is_option and name.startswith("vllm_"):
-            logger.warning("--%s does nothing: there is no vLLM in training", name)
         else:
             words += option
     return words
