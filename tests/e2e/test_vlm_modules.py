@@ -199,7 +199,7 @@ def test_end_tokens_are_those_of_the_model_and_of_the_tokenizer(generator):
     saved = generator.model.generation_config.eos_token_id
     generator.model.generation_config.eos_token_id = 7
     try:
-        ids = generator.vlm_module.get_eos_token_ids(generator.model, generator.processor)
+        ids = generator.vlm_module.get_eos_token_ids(generator.model.generation_config, generator.processor)
     finally:
         generator.model.generation_config.eos_token_id = saved
     assert ids == sorted({7, generator.processor.tokenizer.eos_token_id})

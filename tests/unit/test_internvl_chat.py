@@ -223,7 +223,7 @@ def test_ends_are_those_of_format_tokenizer_and_model(generator):
     assert generator.model.generation_config.eos_token_id == of_model != separator
     tokenizer.eos_token = None
     try:
-        ids = generator.vlm_module.get_eos_token_ids(generator.model, generator.processor)
+        ids = generator.vlm_module.get_eos_token_ids(generator.model.generation_config, generator.processor)
     finally:
         tokenizer.eos_token = "<|im_end|>"
     assert ids == sorted({separator, of_model})

@@ -8,7 +8,19 @@ from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt, VLMBaseM
 
 if TYPE_CHECKING:
     from PIL import Image
-    from transformers import ProcessorMixin
+    from transformers import GenerationConfig, PretrainedConfig, ProcessorMixin
+
+
+def find_special_tokens(
+    vlm_module: VLMBaseModule,
+    config: "PretrainedConfig",
+    generation_config: "GenerationConfig",
+    processor: "ProcessorMixin",
+) -> tuple[list[int], list[int]]:
+    """Tokens of a model that end a completion, and those that are never drawn: those that stand for images."""
+    eos_token_ids = vlm_module.get_eos_token_ids(generation_config, processor)
+    media_token_ids = vlm_module.get_media_token_ids(config, processor)
+    return eos_token_ids, sorted(set(media_token_ids) - set(eos_token_ids))
 
 
 class PromptCodec:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from open_r1.inference.batching import collate_prompts, list_media
+from open_r1.inference.checkpoint import Checkpoint
 from open_r1.inference.codec import PromptCodec, find_special_tokens
 from open_r1.inference.generator import Completions, SamplingSettings
-from open_r1.utils.adapters import find_model_source, load_base_config, merge_adapters
-from open_r1.vlm_modules import select_vlm_module
-from open_r1.vlm_modules.processors import ImageBounds, load_processor
+from open_r1.vlm_modules.processors import ImageBounds
 from open_r1.vlm_modules.vlm_module import EncodedPrompt, VLMBaseModule
 
 
@@ -102,18 +101,11 @@ class HFGenerator(PromptCodec):
         `device="auto"` is CUDA where there is one, else the CPU; `vlm_module_name` is that of `select_vlm_module`.
         """
         bounds = ImageBounds(min_pixels=min_pixels, max_pixels=max_pixels, max_tiles=max_tiles)
-        source = find_model_source(model_path, trust_remote_code=trust_remote_code)
-        config = load_base_config(source)
-        vlm_module = select_vlm_module(config, vlm_module_name)
-        processor = load_processor(vlm_module, source, bounds)
-        model = vlm_module.get_model_class(config).from_pretrained(
-            source.base_path, config=config, revision=source.revision, dtype=dtype
-        )
-        if source.adapters_path is not None:
-            model = merge_adapters(model, source.adapters_path)
+        checkpoint = Checkpoint.open(model_path, bounds, vlm_module_name, trust_remote_code)
+        model = checkpoint.load_model(dtype)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model.to(device).eval(), processor, vlm_module)
+        return cls(model.to(device).eval(), checkpoint.processor, checkpoint.vlm_module)
 
     @torch.no_grad()
     def generate(self, prompts: list[EncodedPrompt], num_generations: int, sampling: SamplingSettings) -> Completions:

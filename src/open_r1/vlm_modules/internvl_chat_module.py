@@ -11,13 +11,16 @@ import torch
 from open_r1.vlm_modules.internvl_chat_model import load_model_class
 from open_r1.vlm_modules.internvl_chat_processor import InternVLChatProcessor
 from open_r1.vlm_modules.internvl_module import InternVLModule
-from open_r1.vlm_modules.vlm_module import EncodedMedia, compute_image_key, compute_video_key, get_bare_model
+from open_r1.vlm_modules.vlm_module import EncodedMedia, compute_image_key, compute_video_key
 
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+
+_ANSWER = "answer"
 
 
 class InternVLChatModule(InternVLModule):
@@ -51,12 +54,12 @@ class InternVLChatModule(InternVLModule):
         tokens = [processor.start_token, processor.image_token, processor.end_token]
         return sorted(processor.tokenizer.convert_tokens_to_ids(tokens))
 
-    def get_eos_token_ids(self, model: "PreTrainedModel", processor: InternVLChatProcessor) -> list[int]:
-        """Also what the checkpoint's conversation format puts behind a turn, where that is one token."""
-        ids = set(super().get_eos_token_ids(model, processor))
-        conversation = getattr(get_bare_model(model), "conv_template", None)
-        separator = (getattr(conversation, "sep", None) or "").strip()
-        return sorted(ids | {id for token, id in processor.tokenizer.get_vocab().items() if token == separator})
+    def get_eos_token_ids(self, generation_config: "GenerationConfig", processor: InternVLChatProcessor) -> list[int]:
+        """Also the token that the chat format puts behind an answer: published generation configs lack it."""
+        ids = set(super().get_eos_token_ids(generation_config, processor))
+        written = processor.apply_chat_template([_build_turn("user", "?"), _build_turn("assistant", _ANSWER)])
+        ending = written.rpartition(_ANSWER)[2].strip()
+        return sorted(ids | {id for token, id in processor.tokenizer.get_added_vocab().items() if token == ending})
 
     def encode_image(self, processor: InternVLChatProcessor, image: "Image.Image") -> EncodedMedia:
         pixel_values = processor.encode_image(image)
@@ -85,6 +88,10 @@ class InternVLChatModule(InternVLModule):
 
     def get_temporal_patch_size(self, processor: Any) -> int:
         return 1
+
+
+def _build_turn(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
 
 
 def _build_inputs(pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:

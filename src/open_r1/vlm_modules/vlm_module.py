@@ -22,7 +22,7 @@ from open_r1.vlm_modules.media_keys import compute_video_key as compute_video_ke
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
-    from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
@@ -277,9 +277,9 @@ class VLMBaseModule(ABC):
     def with_positions(self, model: "PreTrainedModel", prompt: EncodedPrompt) -> EncodedPrompt:
         return replace(prompt, position_ids=self.compute_position_ids(model, prompt))
 
-    def get_eos_token_ids(self, model: "PreTrainedModel", processor: "ProcessorMixin") -> list[int]:
+    def get_eos_token_ids(self, generation_config: "GenerationConfig", processor: "ProcessorMixin") -> list[int]:
         """Every id that ends a completion: those of the model's generation config and the tokenizer's."""
-        configured = model.generation_config.eos_token_id
+        configured = generation_config.eos_token_id
         ids = set(configured if isinstance(configured, list) else [configured]) | {processor.tokenizer.eos_token_id}
         return sorted(token_id for token_id in ids if token_id is not None)
 
