@@ -14,7 +14,7 @@ import torch
 from trl import GRPOTrainer, RLOOTrainer
 
 from open_r1.trainer.advantages import AdvantageSettings, estimate_advantages
-from open_r1.trainer.importance import IMPORTANCE_MODES, compute_importance_ratio
+from open_r1.trainer.importance import IMPORTANCE_MODES, ImportanceSettings, compute_importance_ratio
 from open_r1.trainer.losses import mask_truncated
 
 
@@ -146,7 +146,8 @@ def test_the_correction_for_another_engine_is_that_of_trl(mode, bounds):
     engine_logps = trainer_logps + 0.2 * torch.randn(4, 5, generator=generator)
     engine_logps[1, 2] = math.nan  # the engine had none
     clip_min, clip_max = bounds
-    ours = compute_importance_ratio(trainer_logps, engine_logps, mask, mode=mode, clip_min=clip_min, clip_max=clip_max)
+    settings = ImportanceSettings(mode=mode, clip_min=clip_min, clip_max=clip_max)
+    ours = compute_importance_ratio(trainer_logps, engine_logps, mask, settings)
     theirs, metrics = run_trl_round(
         GRPOTrainer,
         torch.arange(4.0)[:, None],
@@ -160,19 +161,18 @@ def test_the_correction_for_another_engine_is_that_of_trl(mode, bounds):
         **vars(AdvantageSettings()),
     )
     torch.testing.assert_close(ours.ratio, theirs["importance_sampling_ratio"])
-    for name, value in ours.metrics.items():
-        assert value == pytest.approx(metrics[name], abs=1e-6), name
+    for name, values in ours.distributions.items():
+        summary = values.summarise()
+        for what in ("min", "mean", "max"):
+            if f"{name}/{what}" in metrics:
+                assert summary[what] == pytest.approx(metrics[f"{name}/{what}"], abs=1e-6), f"{name}/{what}"
+    told = [name for name in metrics if name.startswith("sampling/")]
+    assert len(told) == 5 and {name.rpartition("/")[0] for name in told} == set(ours.distributions)
 
 
 def test_a_correction_over_no_tokens_says_nothing():
     empty = torch.zeros(2, 0)
-    correction = compute_importance_ratio(empty, empty, empty.bool(), mode="token_mask")
-    assert correction.ratio.shape == (2, 0)
-    assert all(math.isnan(value) for value in correction.metrics.values())
-
-
-def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="sequence_mask, not 'token'"):
-        compute_importance_ratio(
-            torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), mode="token"
-        )
+    correction = compute_importance_ratio(empty, empty, empty.bool(), ImportanceSettings(mode="token_mask"))
+    assert correction.ratio.shape == (2, 0) and correction.weights is None
+    assert all(value.tolist() == [0, 0] for value in correction.metrics.values())
+    assert all(values.summarise() == {} for values in correction.distributions.values())

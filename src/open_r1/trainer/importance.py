@@ -21,6 +21,7 @@ UNKNOWN_LOGP = 1.0  # where the engine told none: finite, and the logarithm of n
 _DIFFERENCE = "sampling/sampling_logp_difference"
 _RATIO = "sampling/importance_sampling_ratio"
 _KL = "sampling/kl"
+_OUT_OF_BOUNDS = {"truncate": "truncated", "mask": "masked"}  # share of ratios, by what is done with them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def compute_importance_ratio(
         metrics={
             f"{_KL}/k1": _sum_and_count(-known),
             f"{_KL}/k3": _sum_and_count(known.expm1() - known),
-            f"{_RATIO}/{constraint}d": _sum_and_count(is_outside[is_counted]),
+            f"{_RATIO}/{_OUT_OF_BOUNDS[constraint]}": _sum_and_count(is_outside[is_counted]),
             f"{_RATIO}/applied": _sum_and_count(is_applied[has_tokens]),
         },
         distributions={

@@ -65,7 +65,8 @@ class VLLMOptions:
     def check_vllm_options(self) -> None:
         """ValueError where the options do not go together."""
         if not self.use_vllm:
-            self._refuse_changes("--{} does nothing without --use_vllm: add it, or leave the option out.", _OPTIONS)
+            names = tuple(option.name for option in fields(VLLMOptions))
+            self._refuse_changes("--{} does nothing without --use_vllm: add it, or leave the option out.", names)
             return
         if self.vllm_mode not in _READ_BY:
             raise ValueError(f"--vllm_mode {self.vllm_mode}: take colocate or server.")
