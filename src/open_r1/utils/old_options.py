@@ -14,6 +14,8 @@ _RENAMED = {
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",
     "warmup_ratio": "warmup_steps",  # below 1 a share of the steps
+    "vllm_max_model_len": "vllm_max_model_length",
+    "vllm_importance_sampling_cap": "vllm_importance_sampling_clip_max",
 }
 _LEFT_OUT = {  # what is said where the option does nothing
     "overwrite_output_dir": "no run empties its folder; --resume_from_checkpoint says whether it goes on from one",
@@ -21,10 +23,20 @@ _LEFT_OUT = {  # what is said where the option does nothing
     "dataset_streaming": "rows are mapped into memory, whatever their number",
     "half_precision_backend": "there is one",
     "fp16_backend": "there is one",
+    "vllm_enable_prefix_caching": "prompts are cached until the next weights come, as vLLM does by default",
 }
-_REFUSED_UNLESS_FALSE = {
-    "group_by_length": "rows are dealt as --sampling says: leave it out",
-    "jit_mode_eval": "leave it out",
+_OFF = ("false", "0", "no")
+_REFUSED_UNLESS = {  # values that change nothing, and what is said about any other
+    "group_by_length": (_OFF, "rows are dealt as --sampling says: leave it out"),
+    "jit_mode_eval": (_OFF, "leave it out"),
+    "vllm_device": (
+        ("auto",),
+        "vLLM is on the devices that are trained on. One of its own takes --vllm_mode server (docs/vllm.md)",
+    ),
+    "vllm_dtype": (("auto",), "vLLM computes in the type that is trained in: leave it out (--dtype, --bf16)"),
+    "vllm_model_impl": (("auto", "vllm"), "vLLM's own models alone are tested here: leave it out"),
+    "vllm_guided_decoding_regex": ((), "a policy is trained on what it draws freely: reward the form (format)"),
+    "vllm_structured_outputs_regex": ((), "a policy is trained on what it draws freely: reward the form (format)"),
 }
 
 
@@ -52,9 +64,12 @@ def replace_old_options(argv: Sequence[str], environment: MutableMapping[str, st
             environment["TENSORBOARD_LOGGING_DIR"] = values[0]
         elif is_option and name in _LEFT_OUT:
             logger.warning("--%s does nothing: %s", name, _LEFT_OUT[name])
-        elif is_option and name in _REFUSED_UNLESS_FALSE:
-            if [value.lower() for value in values] not in (["false"], ["0"], ["no"]):
-                raise ValueError(f"--{name}: {_REFUSED_UNLESS_FALSE[name]}.")
+        elif is_option and name in _REFUSED_UNLESS:
+            harmless, remedy = _REFUSED_UNLESS[name]
+            value = " ".join(values)
+            if value.lower() not in harmless:
+                raise ValueError(f"--{name} {value}".rstrip() + f": {remedy}.")
+            logger.warning("--%s %s does nothing: it is so in any case", name, value)
         else:
             words += option
     return words
