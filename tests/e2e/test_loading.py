@@ -265,25 +265,25 @@ def test_disabled_dropout_drops_nothing_in_training():
 @pytest.mark.parametrize(
     "options, trained",
     [
-        ({}, {"language", "projector", "vision"}),
-        ({"freeze_vision_modules": True}, {"language"}),
-        ({"freeze_vision_modules": True, "freeze_projector": False}, {"language", "projector"}),
-        ({"freeze_projector": True}, {"language", "vision"}),
-        ({"freeze_language_model": True}, {"projector", "vision"}),
-        ({"freeze_language_model": True, "freeze_vision_modules": True, "freeze_projector": False}, {"projector"}),
+        ({}, "language projector vision"),
+        ({"freeze_vision_modules": True}, "language"),
+        ({"freeze_vision_modules": True, "freeze_projector": False}, "language projector"),
+        ({"freeze_projector": True}, "language vision"),
+        ({"freeze_language_model": True}, "projector vision"),
+        ({"freeze_language_model": True, "freeze_vision_modules": True, "freeze_projector": False}, "projector"),
     ],
     ids=str,
 )
 def test_what_is_frozen_stays_and_the_rest_moves(load, batch, options, trained):
     model = load(**options)
-    assert list_trained_parts(model) == trained
+    assert list_trained_parts(model) == set(trained.split())
     before = copy_parameters(model)
     learn(model, batch, num_steps=2)
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(before[name], parameter)}
     parts = {
         "projector" if "visual.merger" in name else "vision" if "visual" in name else "language" for name in moved
     }
-    assert parts == trained
+    assert parts == set(trained.split())
 
 
 def test_the_log_says_once_what_is_trained(load, caplog):
