@@ -10,12 +10,13 @@ many groups show it.
                   text                    mm_placeholders      where its features go: offset, length
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 
 from open_r1.inference.generator import SamplingSettings
-from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt
+from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt, VLMBaseModule
 
 
 if TYPE_CHECKING:
@@ -23,11 +24,29 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.config import ModelConfig
     from vllm.inputs import EngineInput
-    from vllm.multimodal.inputs import PlaceholderRange
+    from vllm.multimodal.inputs import MultiModalKwargsItem, MultiModalKwargsItems, PlaceholderRange
 
 
 # Added to the logits of tokens that may not be drawn: the least that vLLM takes.
 _NEVER = -100.0
+_KINDS = {"image": "images", "video": "videos", "audio": "sounds"}
+
+
+def check_vllm_family(vlm_module: VLMBaseModule, kinds: Iterable[str] = ("image",)) -> None:
+    """ValueError where vLLM does not take this family of models, or not these kinds of media of it.
+
+    Args:
+        vlm_module: The family.
+        kinds: Of "image", "video" and "audio"; a video with its sound is of the last two.
+    """
+    refused = [kind for kind in kinds if kind not in vlm_module.vllm_media]
+    if refused:
+        of_it = f"{_KINDS[refused[0]]} with models" if vlm_module.vllm_media else "models"
+        raise ValueError(
+            f"--use_vllm (score: --engine vllm): {of_it} of the family {vlm_module.get_vlm_key()} are not supported "
+            "with vLLM: leave it out. What is, is in docs/models.md; a family of your own says so by `vllm_media` "
+            "(docs/add-a-model.md)."
+        )
 
 
 class RequestBuilder:
@@ -36,55 +55,78 @@ class RequestBuilder:
     Args:
         model_config: vLLM's description of the model.
         processor: The trainer's processor, which has encoded the prompts.
+        vlm_module: The family of the model.
+
+    Raises:
+        ValueError: vLLM does not take models of this family.
     """
 
-    def __init__(self, model_config: "ModelConfig", processor: "ProcessorMixin"):
+    def __init__(self, model_config: "ModelConfig", processor: "ProcessorMixin", vlm_module: VLMBaseModule):
         from vllm.multimodal import MULTIMODAL_REGISTRY
 
+        check_vllm_family(vlm_module)
         self.processor = processor
+        self.vlm_module = vlm_module
+        self._dtype = model_config.dtype
         self._engine_processor = MULTIMODAL_REGISTRY.create_processor(model_config)
 
     def build(self, prompt: EncodedPrompt) -> "EngineInput":
-        """One request's input, on the CPU."""
-        from transformers import BatchFeature
+        """One request's input, on the CPU.
+
+        Raises:
+            ValueError: vLLM does not take one of its media of this family.
+        """
         from vllm.inputs import mm_input, tokens_input
         from vllm.multimodal.inputs import MultiModalKwargsItems
 
         token_ids = prompt.input_ids.tolist()
         if not prompt.media:
             return tokens_input(token_ids)
-        inputs = BatchFeature({name: tensor.cpu() for name, tensor in prompt.media_inputs.items()})
-        fields = self._engine_processor._get_mm_fields_config(inputs, {})
+        items: dict[str, list[MultiModalKwargsItem]] = {}
         hashes: dict[str, list[str]] = {}
         places: dict[str, list[PlaceholderRange]] = {}
         for item, place in zip(prompt.media, self._find_places(prompt), strict=True):
-            hashes.setdefault(item.kind, []).append(item.key)
-            places.setdefault(item.kind, []).append(place)
-        return mm_input(token_ids, MultiModalKwargsItems.from_hf_inputs(inputs, fields), hashes, places)
+            check_vllm_family(self.vlm_module, [item.kind, "audio"] if item.has_sound else [item.kind])
+            [(kind, entries)] = self._build_entries(item).items()  # of vLLM's kinds: a video may be images to it
+            items.setdefault(kind, []).extend(entries)
+            hashes.setdefault(kind, []).append(item.key)
+            places.setdefault(kind, []).append(place)
+        return mm_input(token_ids, MultiModalKwargsItems(items), hashes, places)
+
+    def _build_entries(self, item: EncodedMedia) -> "MultiModalKwargsItems":
+        from transformers import BatchFeature
+        from vllm.multimodal.inputs import MultiModalKwargsItems
+
+        inputs = self.vlm_module.build_engine_inputs(self.processor, item)
+        pixels = {name: tensor.to(self._dtype) for name, tensor in inputs.items() if name.startswith("pixel_values")}
+        inputs = BatchFeature({name: tensor.cpu() for name, tensor in (inputs | pixels).items()})
+        fields = self._engine_processor._get_mm_fields_config(inputs, {})
+        return MultiModalKwargsItems.from_hf_inputs(inputs, fields)
 
     def _find_places(self, prompt: EncodedPrompt) -> "list[PlaceholderRange]":
         """Where the features of each medium go, in order of appearance."""
         from vllm.multimodal.inputs import PlaceholderRange
 
-        positions = {kind: iter(found) for kind, found in self._find_placeholders(prompt).items()}
+        tokens = [self._get_placeholder(item) for item in prompt.media]
+        positions = {token: iter(self._find(token, prompt)) for token in tokens}
         places = []
-        for item in prompt.media:
-            own = torch.tensor([next(positions[item.kind]) for _ in range(self._count_placeholders(item))])
-            first, length = int(own[0]), int(own[-1] - own[0]) + 1
+        for item, token in zip(prompt.media, tokens, strict=True):
+            own = torch.tensor([next(positions[token]) for _ in range(item.text.count(token))])
+            # With the mark in front where the medium has one: where vLLM looks for the first frame of Qwen3-VL's.
+            first = int(own[0]) - (not item.text.startswith(token))
+            length = int(own[-1]) + 1 - first
             is_embed = torch.zeros(length, dtype=torch.bool)
             is_embed[own - first] = True
             places.append(PlaceholderRange(first, length, None if is_embed.all() else is_embed))
         return places
 
-    def _find_placeholders(self, prompt: EncodedPrompt) -> dict[str, list[int]]:
-        kinds = {item.kind for item in prompt.media}
-        ids = {kind: self.processor.tokenizer.convert_tokens_to_ids(self._get_placeholder(kind)) for kind in kinds}
-        return {kind: torch.nonzero(prompt.input_ids.cpu() == ids[kind]).flatten().tolist() for kind in kinds}
+    def _find(self, token: str, prompt: EncodedPrompt) -> list[int]:
+        token_id = self.processor.tokenizer.convert_tokens_to_ids(token)
+        return torch.nonzero(prompt.input_ids.cpu() == token_id).flatten().tolist()
 
-    def _count_placeholders(self, item: EncodedMedia) -> int:
-        return item.text.count(self._get_placeholder(item.kind))
-
-    def _get_placeholder(self, kind: str) -> str:
+    def _get_placeholder(self, item: EncodedMedia) -> str:
+        """Some families have those of images in their videos."""
+        kind = self.vlm_module.feature_names.get(item.kind, item.kind)
         return getattr(self.processor, f"{kind}_token")
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 class GLMVModule(QwenVLModule):
     feature_names: ClassVar[dict[str, str]] = {"image": "image", "video": "image"}
+    vllm_media: ClassVar[frozenset[str]] = frozenset({"image", "video"})
     bounds_whole_video: ClassVar[bool] = True
 
     def get_vlm_key(self) -> str:
@@ -52,6 +53,13 @@ class GLMVModule(QwenVLModule):
         [[steps, height, width]] = item.inputs["video_grid_thw"].tolist()
         grids = torch.tensor([[1, height, width]] * steps)
         return replace(item, inputs={"pixel_values": item.inputs["pixel_values_videos"], "image_grid_thw": grids})
+
+    def build_engine_inputs(self, processor: "ProcessorMixin", item: EncodedMedia) -> dict[str, torch.Tensor]:
+        if item.kind != "video":
+            return item.inputs
+        grids = item.inputs["image_grid_thw"]
+        grid = torch.tensor([[len(grids), *grids[0, 1:].tolist()]])
+        return {"pixel_values_videos": item.inputs["pixel_values"], "video_grid_thw": grid}
 
     def build_token_inputs(self, processor: "ProcessorMixin", input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         inputs = super().build_token_inputs(processor, input_ids)

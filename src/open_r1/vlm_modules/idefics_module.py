@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 class IdeficsModule(GenericModule):
     feature_names: ClassVar[dict[str, str]] = {"image": "image", "video": "image"}
+    vllm_media: ClassVar[frozenset[str]] = frozenset({"image"})
     nests_pixels: ClassVar[bool] = True
 
     def get_vlm_key(self) -> str:
@@ -47,8 +48,13 @@ class IdeficsModule(GenericModule):
             )
         processor.image_processor.size = {"longest_edge": int(max_pixels**0.5) // tile * tile}
 
+    def build_engine_inputs(self, processor: "ProcessorMixin", item: EncodedMedia) -> dict[str, torch.Tensor]:
+        return item.inputs | {"num_patches": torch.tensor([len(item.inputs["pixel_values"])])}
+
 
 class SmolVLMModule(IdeficsModule):
+    vllm_media: ClassVar[frozenset[str]] = frozenset({"image", "video"})
+
     def get_vlm_key(self) -> str:
         return "smolvlm"
 

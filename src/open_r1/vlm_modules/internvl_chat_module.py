@@ -4,7 +4,7 @@ The same models are there in the layout of transformers, under names that end in
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -24,6 +24,9 @@ _ANSWER = "answer"
 
 
 class InternVLChatModule(InternVLModule):
+    vllm_media: ClassVar[frozenset[str]] = frozenset({"image", "video"})
+    vllm_pixels: ClassVar[str] = "pixel_values_flat"
+
     def get_vlm_key(self) -> str:
         return "internvl_chat"
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 class InternVLModule(VLMBaseModule):
     feature_names: ClassVar[dict[str, str]] = {"image": "image", "video": "image"}
+    vllm_media: ClassVar[frozenset[str]] = frozenset({"image", "video"})
+    vllm_pixels: ClassVar[str] = "pixel_values"  # vLLM's name for tiles
 
     def get_vlm_key(self) -> str:
         return "internvl"
@@ -110,6 +112,14 @@ class InternVLModule(VLMBaseModule):
                 f"video_max_pixels ({max_pixels}) does not apply to InternVL, whose frames have the fixed size of a "
                 "tile: leave out --video_max_pixels, and bound the number of frames by --video_max_frames."
             )
+
+    def build_engine_inputs(self, processor: "ProcessorMixin", item: EncodedMedia) -> dict[str, torch.Tensor]:
+        tiles, tokenizer = item.inputs["pixel_values"], processor.tokenizer
+        return {
+            self.vllm_pixels: tiles,
+            "image_num_patches": torch.tensor([len(tiles)]),
+            "image_token_id": torch.tensor([tokenizer.convert_tokens_to_ids(processor.image_token)]),
+        }
 
     def compute_features(self, model: "PreTrainedModel", media: Sequence[EncodedMedia]) -> list[MediaFeatures]:
         pixel_values = join_media_inputs(media)["pixel_values"].to(model.device)  # (tiles, 3, height, width)

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
 
 
+_TICKS_PER_SECOND = 64  # finer than any checkpoint's positions per second, of which they are a multiple
 DEFAULT_FRAME_PIXELS = 256 * 28 * 28  # 256 visual tokens for two frames of Qwen2.5-VL
 
 
 class QwenVLModule(VLMBaseModule):
+    vllm_media: ClassVar[frozenset[str]] = frozenset({"image", "video"})
     bounds_whole_video: ClassVar[bool] = False  # whether the video processor's bounds are for all frames together
 
     def get_vlm_key(self) -> str:
@@ -135,6 +137,12 @@ class QwenVLModule(VLMBaseModule):
             options["cap_pixels_per_frame"] = False  # a bound that grows with the length of the video
         return options
 
+    def build_engine_inputs(self, processor: "ProcessorMixin", item: EncodedMedia) -> dict[str, torch.Tensor]:
+        if "second_per_grid_ts" not in item.inputs:
+            return item.inputs
+        seconds, steps = item.inputs["second_per_grid_ts"], int(item.inputs["video_grid_thw"][0, 0])
+        return item.inputs | {"second_per_grid_ts": _adjust_seconds(seconds, steps)}
+
     def compute_features(self, model: "PreTrainedModel", media: Sequence[EncodedMedia]) -> list[MediaFeatures]:
         pixels, grids = zip(*map(_get_tower_inputs, media))
         # The same tower for both kinds: `get_video_features` differs in the names of its arguments only.
@@ -170,6 +178,7 @@ class QwenVLModule(VLMBaseModule):
 
 
 class Qwen3VLModule(QwenVLModule):
+    vllm_media: ClassVar[frozenset[str]] = frozenset({"image", "video"})
     bounds_whole_video: ClassVar[bool] = True
 
 
@@ -185,6 +194,17 @@ def _describe_times(timestamps: Sequence[float]) -> "VideoMetadata":
     from transformers.video_utils import VideoMetadata
 
     return VideoMetadata(total_num_frames=len(timestamps), fps=1.0, frames_indices=list(timestamps))
+
+
+def _adjust_seconds(seconds: torch.Tensor, num_steps: int) -> torch.Tensor:
+    """Seconds between two steps, by which vLLM places a video as transformers does; both (1,).
+
+    transformers multiplies in float32 and cuts to whole numbers, vLLM does so in float64: 5 * 10.4 becomes 52 or 51.
+    """
+    steps = torch.arange(1, num_steps + 1)
+    ticks = (steps * seconds * _TICKS_PER_SECOND).long()
+    least, most = (ticks.double() / steps).max(), ((ticks.double() + 1) / steps).min()
+    return ((least + most) / 2 / _TICKS_PER_SECOND)[None]
 
 
 def _restart_after_media(position_ids: torch.Tensor, token_types: torch.Tensor) -> torch.Tensor:
