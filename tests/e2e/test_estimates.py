@@ -18,6 +18,7 @@ from open_r1.trainer.logps import LogpsScorer
 from open_r1.utils.estimates import (
     FIXED_OVERHEAD,
     FRAGMENTATION,
+    EngineShare,
     ModelSize,
     Sharding,
     count_kv_bytes,
@@ -199,6 +200,20 @@ def test_zero_shares_out_states_then_gradients_then_weights(stage, held, gradien
 def test_without_gathering_generation_holds_some_layers_only():
     sharding = Sharding(stage=3, num_gpus=4, is_deepspeed=True, max_live_weights=300, gathers_for_generation=False)
     assert estimate_memory(SIZE, sharding, **PHASES).generation["gathered weights"] == 600
+
+
+def test_an_engine_takes_the_place_of_the_policys_own_generation():
+    estimate = estimate_memory(SIZE, Sharding(), **PHASES, engine=EngineShare(bytes_taken=5000))
+    assert (estimate.held["vLLM"], estimate.generation) == (5000, {})
+    asleep = estimate_memory(SIZE, Sharding(), **PHASES, engine=EngineShare(bytes_taken=5000, sleeps=True))
+    assert "vLLM" not in asleep.held and asleep.generation == {"vLLM": 5000}
+    assert asleep.peak("loss") == estimate_memory(SIZE, Sharding(), **PHASES).peak("loss") < estimate.peak("loss")
+
+
+def test_weights_go_to_an_engine_without_being_whole_at_once():
+    sharding = Sharding(stage=3, num_gpus=4, is_deepspeed=True, max_live_weights=300)
+    estimate = estimate_memory(SIZE, sharding, **PHASES, engine=EngineShare())
+    assert estimate.generation == {"gathered weights": 600}
 
 
 def test_what_is_offloaded_takes_no_gpu_memory():

@@ -118,6 +118,27 @@ def test_zero3_shares_out_what_one_gpu_would_hold(command, capsys):
     assert "gathered weights in generation" in table
 
 
+@pytest.mark.parametrize(
+    "options, code, share",
+    [
+        ([], 0, "1.2 GiB"),  # 0.3 of 4 GiB
+        (["--vllm_gpu_memory_utilization", "0.9"], 1, "3.6 GiB"),  # more than the trainer leaves
+        (["--vllm_gpu_memory_utilization", "0.0003"], 1, "1.2 MiB"),  # less than vLLM's weights
+        (["--vllm_mode", "server"], 0, None),
+    ],
+)
+def test_vllm_has_its_share_of_the_memory(options, code, share, command, capsys):
+    found, text, table = run([*command, "--use_vllm", *options], capsys)
+    assert found == code, text
+    assert table.get("vLLM of one GPU") == share
+    assert "KV cache in generation" not in table
+    assert ("vLLM's share of one GPU" in table) == (share is not None)
+    if share == "3.6 GiB":
+        assert "most of it is for vLLM (3.6 GiB): take --vllm_enable_sleep_mode" in text
+    if share == "1.2 MiB":
+        assert "raise --vllm_gpu_memory_utilization" in text
+
+
 def test_settings_of_the_machine_may_stand_in_the_configuration(command, tmp_path, capsys):
     path = tmp_path / "run.yaml"
     path.write_text(f"deepspeed: {ROOT / 'local_scripts' / 'zero2.json'}\ntf32: true\nbf16: true\n")

@@ -5,7 +5,7 @@ from datasets import Dataset
 
 from open_r1.configs import GRPOModelConfig
 from open_r1.trainer.grpo_config import GRPOConfig
-from open_r1.trainer.plan import Schedule, compute_schedule, describe_plan
+from open_r1.trainer.plan import Schedule, compute_schedule, describe_generation, describe_plan
 
 
 def build_rows(**counts: int) -> Dataset:
@@ -75,3 +75,19 @@ def test_the_plan_names_what_is_trained_and_on_what(build_args):
     assert lines["rewards"] == "fidelity_reward, format_reward"
     assert lines["processes"].startswith("1 on cpu")
     assert lines["run"] == "7 steps, on from checkpoint-3"
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({}, "the policy itself"),
+        ({"use_vllm": True}, "vLLM on the same devices, 30% of each one's memory"),
+        (
+            {"use_vllm": True, "vllm_tensor_parallel_size": 2, "vllm_enable_sleep_mode": True},
+            "vLLM on the same devices, 30% of each one's memory, 2 processes to a copy, given back between rounds",
+        ),
+        ({"use_vllm": True, "vllm_mode": "server", "vllm_server_port": 9}, "vLLM at http://127.0.0.1:9"),
+    ],
+)
+def test_the_plan_says_who_draws_the_completions(build_args, settings, told):
+    assert describe_generation(build_args(**settings)) == told

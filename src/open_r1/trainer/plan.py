@@ -115,6 +115,7 @@ def describe_plan(
         "rewards": ", ".join(reward_names),
         "prompts": f"up to {prompt_length} tokens in the rows that were tried",
         "processes": f"{args.world_size} on {args.device.type}, {describe_sharding(args)}",
+        "drawn by": describe_generation(args),
         "step": f"{schedule.prompts_per_step} prompts, {schedule.completions_per_step} completions",
         "epoch": f"{schedule.steps_per_epoch} steps",
         "run": f"{schedule.num_steps} steps" + (f", on from {checkpoint}" if checkpoint else ""),
@@ -129,3 +130,15 @@ def describe_sharding(args: GRPOConfig) -> str:
         return "FSDP2"
     plugin = args.deepspeed_plugin
     return "every one with the whole model" if plugin is None else f"DeepSpeed ZeRO-{plugin.zero_stage}"
+
+
+def describe_generation(args: GRPOConfig) -> str:
+    """Who draws the completions, and where."""
+    if not args.use_vllm:
+        return "the policy itself"
+    if args.vllm_mode == "server":
+        return f"vLLM at {args.vllm_server_address}"
+    size = args.vllm_tensor_parallel_size
+    parts = ["vLLM on the same devices", f"{args.vllm_gpu_memory_utilization:.0%} of each one's memory"]
+    parts += [f"{size} processes to a copy"] * (size > 1) + ["given back between rounds"] * args.vllm_enable_sleep_mode
+    return ", ".join(parts)

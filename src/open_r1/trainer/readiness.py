@@ -28,6 +28,7 @@ from open_r1.trainer.reward_calls import RewardFunc, call_reward_funcs, repeat_c
 from open_r1.trainer.samplers import RepeatRandomSampler
 from open_r1.utils.estimates import (
     GIB,
+    EngineShare,
     MemoryEstimate,
     Sharding,
     count_kv_bytes,
@@ -221,8 +222,12 @@ def check_memory(
             num_rows, num_tokens, text.num_hidden_layers, text.num_key_value_heads * head_size, value_bytes
         ),
         logits=count_sampling_bytes(num_rows, text.vocab_size, value_bytes),
+        engine=_measure_engine(args, machine),
     )
     num_weights = sum(parameter.numel() for parameter in model.parameters())
+    if args.use_vllm and args.vllm_mode == "colocate":
+        token_bytes = count_kv_bytes(1, 1, text.num_hidden_layers, text.num_key_value_heads * head_size, value_bytes)
+        _check_engine(report, args, machine, num_weights * value_bytes, num_tokens * token_bytes)
     report.add("weights", f"{num_weights:,}, {size.trained_weights:,} of them trained")
     for name, bytes_ in [*estimate.held.items(), *estimate.loss.items()]:
         report.add(f"{name} of one GPU", gib(bytes_))
@@ -239,6 +244,27 @@ def check_memory(
     if half is not None and not sharding.is_deepspeed and model.dtype == torch.float32:
         report.warnings.append("weights are float32: --dtype bfloat16 halves them and their optimizer state")
     return estimate
+
+
+def _measure_engine(args: GRPOConfig, machine: Machine) -> EngineShare | None:
+    if not args.use_vllm:
+        return None
+    share = args.vllm_gpu_memory_utilization if args.vllm_mode == "colocate" else 0.0
+    return EngineShare(bytes_taken=int(share * machine.gpu_memory), sleeps=args.vllm_enable_sleep_mode)
+
+
+def _check_engine(report: Report, args: GRPOConfig, machine: Machine, weights: int, sequence: int) -> None:
+    """What vLLM can do with its share of a GPU: bytes of the whole weights, and of the longest completion's cache."""
+    taken, size = int(args.vllm_gpu_memory_utilization * machine.gpu_memory), args.vllm_tensor_parallel_size
+    room = (taken - weights // size) // (sequence // size)
+    report.add("vLLM's share of one GPU", f"{gib(taken)}, {gib(weights / size)} of it weights")
+    if room < 1:
+        report.problems.append(
+            f"vLLM gets {gib(taken)} of a GPU, its weights take {gib(weights / size)} and the cache of one completion "
+            f"{gib(sequence / size)}: raise --vllm_gpu_memory_utilization or --vllm_tensor_parallel_size"
+        )
+    else:
+        report.add("completions at a time in vLLM's cache", f"{room:,} of the longest, at most")
 
 
 def _with_checkpointing(args: GRPOConfig, value: bool) -> GRPOConfig:
@@ -260,6 +286,7 @@ def _advise(estimate: MemoryEstimate, args: GRPOConfig, machine: Machine) -> str
         "optimizer": "--use_peft, or DeepSpeed ZeRO (local_scripts/zero3.json)",
         "weights": "DeepSpeed ZeRO-3 (local_scripts/zero3.json), or --load_in_4bit with --use_peft",
         "reference": "--beta 0, --use_peft, or DeepSpeed ZeRO-3",
+        "vLLM": "--vllm_enable_sleep_mode, a smaller --vllm_gpu_memory_utilization, or --vllm_mode server",
         "gradients": "--use_peft, or DeepSpeed ZeRO-2 or 3",
     }
     return (

@@ -3,6 +3,7 @@
     weights of the policy, reference, optimizer state          always (`Sharding` says which share of it)
     + gradients, activations of the loss pass                  loss
     + KV cache, logits of one token, gathered weights          generation
+    + what vLLM takes in their place                           always; generation only, where it sleeps in between
 
 Sizes are bytes, `gib` turns them into text. `open_r1.preflight` puts them together; what they leave out is in
 docs/preflight.md.
@@ -54,6 +55,14 @@ class ModelSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineShare:
+    """What an engine beside the trainer takes of a GPU, weights and cache; nothing where it has GPUs of its own."""
+
+    bytes_taken: int = 0
+    sleeps: bool = False  # gives it back between rounds
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
     """Bytes on one GPU by what they are for."""
 
@@ -90,7 +99,14 @@ def count_optimizer_bytes(size: ModelSize, optimizer: str, sharding: Sharding) -
 
 
 def estimate_memory(
-    size: ModelSize, sharding: Sharding, *, optimizer: str, activations: int, kv_cache: int, logits: int
+    size: ModelSize,
+    sharding: Sharding,
+    *,
+    optimizer: str,
+    activations: int,
+    kv_cache: int,
+    logits: int,
+    engine: EngineShare | None = None,
 ) -> MemoryEstimate:
     """Puts the parts together.
 
@@ -101,6 +117,7 @@ def estimate_memory(
         activations: Bytes at the peak of the loss pass, weights and gradients left out.
         kv_cache: Bytes of the keys and values of all completions of a round at their end.
         logits: Bytes for the choice of one token of each completion.
+        engine: What draws the completions, with a cache of its own. None: the policy itself.
     """
     bytes_per_weight = max(1, size.largest_weight_bytes)
     weights = sharding.share(size.weight_bytes, from_stage=3)
@@ -123,6 +140,10 @@ def estimate_memory(
     generation = {"KV cache": kv_cache, "logits": logits}
     if sharding.stage == 3:
         generation["gathered weights"] = max(0, whole - held["weights"]) or loss["gathered weights"]
+    if engine is not None:
+        generation = {"gathered weights": loss["gathered weights"]} if sharding.stage == 3 else {}  # layer by layer
+        if engine.bytes_taken:
+            (generation if engine.sleeps else held)["vLLM"] = engine.bytes_taken
     return MemoryEstimate(held=held, loss=loss, generation=generation)
 
 
