@@ -4,6 +4,7 @@
     python -m open_r1.score --model output/run --images test.jsonl --image_folder images --output scores.parquet
     python -m open_r1.score --model output/run --images photos/ --output scores.csv --num_samples 8 --temperature 1.0
     torchrun --nproc_per_node 8 -m open_r1.score --model output/run --images photos/ --output scores.csv
+    python -m open_r1.score --model output/run --images photos/ --output scores.csv --engine vllm
 
 The prompt is that of training. Decoding is greedy unless a temperature or several samples are asked for; an answer
 without a readable score stays without one. A run that was interrupted goes on where it stopped when the same command
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from open_r1.completions import IQA_QUESTION
 from open_r1.utils.prediction_writer import PredictionWriter
 from open_r1.utils.predictions import Prediction
-from open_r1.utils.scoring import compute_checkpoint_id, find_image_paths, plan_batches
+from open_r1.utils.scoring import BATCH_SIZES, compute_checkpoint_id, find_image_paths, plan_batches
 
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATUS_UNREADABLE = 3  # exit status; 1 and 2 are Python's and argparse's own
+# Options of vLLM, and their names in EngineSettings.
+_ENGINE_OPTIONS = {
+    "gpu_memory_utilization": "gpu_memory_utilization",
+    "tensor_parallel_size": "tensor_parallel_size",
+    "max_model_len": "max_model_length",
+    "enforce_eager": "enforce_eager",
+}
 _VIDEO_OPTIONS = ("fps", "min_frames", "max_frames", "max_pixels")
 
 
@@ -53,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--question_template", help="In place of --thinking: scoring, scoring_no_think, or a text file.")
     add("--question", default=IQA_QUESTION, help="What is asked about each image. Default: as in training.")
     add("--describe", action="store_true", help="Also ask for a description of the quality: column description.")
-    add("--batch_size", type=int, default=8, help="Images per batch.")
+    add("--batch_size", type=int, help="Images per batch. Default: 8, or 64 with vLLM.")
     add("--num_samples", type=int, default=1, help="Samples per image; the score is the mean of those parsed.")
     add("--temperature", type=float, help="0 is greedy. Default: 0, or 1 with several samples.")
     add(
@@ -75,7 +83,19 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", default="auto", help="Precision of the weights, as bfloat16. Default: the checkpoint's.")
     add("--device", default="auto", help="As cuda:0 or cpu. Default: CUDA where there is one, one for each process.")
     add("--overwrite", action="store_true", help="Start anew where the output exists.")
+    _add_engine_arguments(parser.add_argument_group("who completes the prompts"))
     return parser
+
+
+def _add_engine_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--engine", choices=tuple(BATCH_SIZES), default="hf", help="transformers, or vLLM (docs/vllm.md). Default: hf."
+    )
+    add("--gpu_memory_utilization", type=float, help="vLLM: share of a GPU's memory. Default: 0.9.")
+    add("--tensor_parallel_size", type=int, help="vLLM: GPUs that share one copy of the model. Default: 1.")
+    add("--max_model_len", type=int, help="vLLM: tokens of prompt and answer. Default: as many as memory allows.")
+    add("--enforce_eager", action="store_true", default=None, help="vLLM: no CUDA graphs; starts sooner, is slower.")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -88,13 +108,33 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         args.question_template = "scoring" if args.thinking else "scoring_no_think"
     if args.temperature is None:
         args.temperature = 1.0 if args.num_samples > 1 else 0.0
+    if args.batch_size is None:
+        args.batch_size = BATCH_SIZES[args.engine]
     if args.num_samples < 1 or args.batch_size < 1:
         parser.error("--num_samples and --batch_size must be at least 1")
     if args.num_samples > 1 and args.temperature == 0:
         parser.error("--num_samples above 1 needs a --temperature above 0: greedy answers are all the same")
     if args.win_probability and args.num_samples == 1:
         parser.error("--win_probability needs the spread of several samples: give --num_samples, 8 for instance")
+    problem = check_engine_arguments(args)
+    if problem:
+        parser.error(problem)
     return args
+
+
+def check_engine_arguments(args: argparse.Namespace) -> str | None:
+    """What is wrong with the options of the engine, if anything is."""
+    given = [name for name in _ENGINE_OPTIONS if getattr(args, name) is not None]
+    if args.engine != "vllm":
+        return f"--{given[0]} does nothing without --engine vllm: add it, or leave the option out" if given else None
+    if args.device != "auto":
+        return "--device does nothing with --engine vllm: leave it out, and choose with CUDA_VISIBLE_DEVICES"
+    if args.gpu_memory_utilization is not None and not 0 < args.gpu_memory_utilization <= 1:
+        return f"--gpu_memory_utilization {args.gpu_memory_utilization}: take a share of the memory, as 0.9"
+    for name in ("tensor_parallel_size", "max_model_len"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            return f"--{name} must be at least 1"
+    return None
 
 
 def build_settings(args: argparse.Namespace) -> "ScoringSettings":
@@ -109,7 +149,14 @@ def build_settings(args: argparse.Namespace) -> "ScoringSettings":
 def collect_settings(args: argparse.Namespace, settings: "ScoringSettings") -> dict[str, Any]:
     """All that the scores depend on, for the file beside the output."""
     names = ("model", "thinking", "batch_size", "num_samples", "temperature", "seed", "max_new_tokens", "describe")
-    names += ("min_pixels", "max_pixels", "max_anyres_num", "dtype", *(f"video_{name}" for name in _VIDEO_OPTIONS))
+    names += (
+        "min_pixels",
+        "max_pixels",
+        "max_anyres_num",
+        "dtype",
+        "engine",
+        *(f"video_{name}" for name in _VIDEO_OPTIONS),
+    )
     own = {name: getattr(args, name) for name in names}
     return own | {"prompt": settings.prompt_text, "checkpoint_id": compute_checkpoint_id(args.model)}
 
@@ -119,14 +166,17 @@ def load_scorer(args: argparse.Namespace, settings: "ScoringSettings", ranks: "R
     from open_r1.vlm_modules.processors import ImageBounds
 
     bounds = ImageBounds(min_pixels=args.min_pixels, max_pixels=args.max_pixels, max_tiles=args.max_anyres_num)
+    given = {name: getattr(args, option) for option, name in _ENGINE_OPTIONS.items()}
     return Scorer.from_pretrained(
         args.model,
-        device=ranks.choose_device(args.device),
+        device=ranks.choose_device(args.device) if args.engine == "hf" else "auto",
         dtype=args.dtype,
         settings=settings,
         bounds=bounds,
-        vlm_module=args.vlm_module,
+        engine=args.engine,
+        vlm_module_name=args.vlm_module,
         trust_remote_code=args.trust_remote_code,
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 
@@ -161,7 +211,9 @@ def score_batches(
 
     known = {prediction.path for prediction in writer.kept}
     num_done, total = sum(path in known for batch in batches for path in batch), sum(map(len, batches))
-    scorer = load_scorer(args, settings, ranks) if num_done < total else None
+    # vLLM's engines start together or not at all, even where one of them has nothing left to do.
+    num_missing = ranks.sum(total - num_done) if args.engine == "vllm" else total - num_done
+    scorer = load_scorer(args, settings, ranks) if num_missing else None
     with tqdm(total=total, desc="score", unit="image", dynamic_ncols=True, disable=not ranks.is_first) as bar:
         for batch in batches:
             missing = set(batch) - known
@@ -185,6 +237,10 @@ def report_outcome(predictions: list[Prediction], num_cut: int, output: Path) ->
 def run(args: argparse.Namespace, ranks: "Ranks") -> int:
     from open_r1.utils.win_probabilities import check_number, write_wins
 
+    if args.engine == "vllm":
+        from open_r1.inference.vllm_engine import check_vllm
+
+        check_vllm()  # before anything of an earlier run is replaced
     settings = build_settings(args)
     paths = find_image_paths(args.images, args.image_folder)
     if args.win_probability:
@@ -220,5 +276,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         sys.exit(main())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

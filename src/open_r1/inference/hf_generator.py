@@ -10,7 +10,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -71,6 +71,8 @@ class HFGenerator(PromptCodec):
         vlm_module: The family it belongs to.
         is_synced: Whether devices hold slices of the weights, so that all must decode as long as one does.
     """
+
+    engine_name: ClassVar[str] = "hf"
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ a round    with engine.awake(): …            memory is given back in between, 
 """
 
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import os
@@ -133,7 +134,8 @@ def prepare_environment() -> None:
 
 
 class LocalEngine:
-    """An engine on the device of this process; with tensor parallelism several processes are one engine.
+    """An engine on the device of this process; with tensor parallelism several processes are one engine: those of a
+    launcher, or others that vLLM starts beside this one, to which no weights can be handed.
 
     Args:
         settings: How it is started.
@@ -148,15 +150,17 @@ class LocalEngine:
         check_vllm()
         prepare_environment()
         self.settings = settings
+        self._is_one_of_many = is_one_of_many
         self.group: torch.distributed.ProcessGroup | None = None
-        if settings.tensor_parallel_size > 1:
+        if settings.tensor_parallel_size > 1 and is_one_of_many:
             self.group = _form_group(settings.tensor_parallel_size)
         self.llm = _start(settings, is_one_of_many)
-        self._has_slept = False
+        if is_one_of_many:  # else vLLM ends the group of processes as soon as the engine is collected
+            self.llm.llm_engine.engine_core._finalizer.detach()
+            gc.unfreeze()  # which would be part of the engine's end
         self._num_requests = 0
         if settings.enable_sleep_mode:
             self.llm.sleep(level=2)
-            self._has_slept = True
 
     @property
     def model_config(self) -> "ModelConfig":
@@ -208,8 +212,9 @@ class LocalEngine:
             forget_computed(self.llm.llm_engine.engine_core, has_vision)
 
     def close(self) -> None:
-        """Shuts the engine down."""
-        self.llm.llm_engine.engine_core.shutdown()
+        """Shuts the engine down, but for one that shares a group of processes, which vLLM would end with it."""
+        if not self._is_one_of_many:
+            self.llm.llm_engine.engine_core.shutdown()
 
 
 def _start(settings: EngineSettings, is_one_of_many: bool) -> "LLM":
@@ -220,6 +225,7 @@ def _start(settings: EngineSettings, is_one_of_many: bool) -> "LLM":
         options["distributed_executor_backend"] = "external_launcher"
     if not torch.cuda.is_available():
         options["skip_mm_profiling"] = True
+        options["enable_chunked_prefill"] = False  # vLLM 0.32 cannot divide a prompt that has a seed there
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             options["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     with _translated("start"):

@@ -1,6 +1,6 @@
 """Generation with vLLM: one request per prompt for all of its G completions, each image once."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -30,6 +30,8 @@ class VLLMGenerator(PromptCodec):
         eos_token_ids: Tokens that end a completion.
         suppressed_token_ids: Tokens that are never drawn: those that stand for images.
     """
+
+    engine_name: ClassVar[str] = "vllm"
 
     def __init__(
         self,

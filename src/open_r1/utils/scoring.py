@@ -12,6 +12,7 @@ from open_r1.data.schema import BadDataError, BadRow
 from open_r1.utils.predictions import ENCODING_ERRORS, UNPARSED, Prediction
 
 
+BATCH_SIZES = {"hf": 8, "vllm": 64}  # images per batch: padded rows side by side, or requests that vLLM plans itself
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _CONFIGS = ("config.json", "tokenizer.json", "*processor_config.json", "chat_template.*", "generation_config.json")
 _WHOLE_SIZE = 64 << 20  # bytes up to which a file is fingerprinted whole; of longer ones, blocks are
