@@ -162,9 +162,6 @@ class VLLMGRPOTrainer(VLMGRPOTrainer):
         except EngineError as error:
             self._save_after(error)
             raise
-        finally:
-            if not self.is_in_train:
-                self.generator.engine.close()
 
     def _save_after(self, error: EngineError) -> None:
         """A checkpoint as it would have been saved at the end of the last step, where there is none."""
