@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 from builders import write_iqa_data
 
+from open_r1 import vllm_serve
+
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "run_scripts").glob("*/*.sh")) if path.parent.name != "slurm"}
+SERVER_SCRIPT = ROOT / "run_scripts" / "vllm_server.sh"
 SLURM_SCRIPT = ROOT / "run_scripts" / "slurm" / "multi_run_kadid.sh"
 IQA_SCRIPTS = [name for name in SCRIPTS if re.search("kadid|koniq|combined", name)]  # the others: test_tasks.py
 # Later options win over the script's. DeepSpeed, an extra, has a slow test of its own.
@@ -142,6 +145,8 @@ def test_the_dry_run_of_a_script_tells_its_plan(name, environment):
     assert plan["run"] == ("40 steps" if "combined" in name else "10 steps")
     assert plan["rewards"] == "fidelity_reward, format_reward"
     assert ("LoRA of rank 64" in plan["model"]) == ("lora" in name)
+    generation = {"colocate": "vLLM on the same devices", "server": "vLLM at http://127.0.0.1:8000"}
+    assert plan["generation"].startswith(generation.get(name.rpartition("_")[2], "the policy itself"))
     assert plan["rows"].count("6 of ") == (4 if "combined" in name else 1)
     assert "steps" in (Path(environment["OUTPUT_DIR"]) / "node0.log").read_text()
     assert not list(Path(environment["OUTPUT_DIR"]).glob("*.json*"))
@@ -224,6 +229,31 @@ def test_a_path_or_number_that_is_not_set_is_asked_for(name, variable, stubbed):
     result = run(SCRIPTS[name], stubbed | {"FAKE_EXIT": "0"})
     assert result.returncode != 0
     assert f"{variable}: set it to" in result.stderr
+
+
+def test_the_server_and_the_run_that_asks_it_share_out_the_gpus_of_a_node(stubbed):
+    write_stubs(Path(stubbed["STUBS"]), python='printf "%s\\n" "$CUDA_VISIBLE_DEVICES" "$@" > "$STUBS/server"')
+    write_stubs(Path(stubbed["STUBS"]), torchrun='printf "%s\\n" "$CUDA_VISIBLE_DEVICES" "$@" > "$STUBS/training"')
+    stubbed |= {"SERVER_PORT": "8123"}
+    del stubbed["GPUS_PER_NODE"]
+    assert run(SERVER_SCRIPT, stubbed, "--max_model_len", "2048").returncode == 0
+    assert run(SCRIPTS["one_node_run_kadid_vllm_server"], stubbed).returncode == 0
+    gpus, *command = (Path(stubbed["STUBS"]) / "server").read_text().splitlines()
+    server = vllm_serve.build_parser().parse_args(command[2:])
+    assert (gpus, command[:2]) == ("7", ["-m", "open_r1.vllm_serve"])
+    assert (server.model, server.port, server.tensor_parallel_size) == (stubbed["MODEL_PATH"], 8123, 1)
+    assert (server.host, server.max_model_len) == ("127.0.0.1", 2048)
+    gpus, *arguments = (Path(stubbed["STUBS"]) / "training").read_text().splitlines()
+    assert gpus == "0,1,2,3,4,5,6" and arguments[arguments.index("--nproc_per_node") + 1] == "7"
+    assert arguments[arguments.index("--vllm_server_port") + 1] == "8123"
+
+
+def test_a_server_on_several_gpus_shares_the_model_among_them(stubbed):
+    write_stubs(Path(stubbed["STUBS"]), python='printf "%s\\n" "$CUDA_VISIBLE_DEVICES" "$@" > "$STUBS/server"')
+    assert run(SERVER_SCRIPT, stubbed | {"SERVER_GPUS": "4,5,6,7"}).returncode == 0
+    gpus, *command = (Path(stubbed["STUBS"]) / "server").read_text().splitlines()
+    assert gpus == "4,5,6,7"
+    assert vllm_serve.build_parser().parse_args(command[2:]).tensor_parallel_size == 4
 
 
 @pytest.mark.parametrize("variable", ["RUN_NAME", "EXP_NAME"])

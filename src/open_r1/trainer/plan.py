@@ -115,7 +115,7 @@ def describe_plan(
         "rewards": ", ".join(reward_names),
         "prompts": f"up to {prompt_length} tokens in the rows that were tried",
         "processes": f"{args.world_size} on {args.device.type}, {describe_sharding(args)}",
-        "drawn by": describe_generation(args),
+        "generation": describe_generation(args),
         "step": f"{schedule.prompts_per_step} prompts, {schedule.completions_per_step} completions",
         "epoch": f"{schedule.steps_per_epoch} steps",
         "run": f"{schedule.num_steps} steps" + (f", on from {checkpoint}" if checkpoint else ""),
