@@ -136,6 +136,26 @@ def build_generation_table() -> str:
     return build_markdown_table(header, rows) if rows else NOTHING
 
 
+def build_vllm_table() -> str:
+    results = read_results(RESULTS / "vllm_generation.json")
+    rows = [
+        [
+            f"{scenario['workload']['num_prompts']} prompts, {_name_scenario(scenario)}, "
+            f"G {scenario['workload']['num_generations']}",
+            name,
+            f"{result['completions_per_second']['median']:.1f}",
+            _times(result["speedup"]),
+        ]
+        for scenario in _load("vllm_generation")
+        for name, result in scenario["results"].items()
+    ]
+    if results is None:
+        return NOTHING
+    table = build_markdown_table(["scenario", "who", "completions per second", "as fast as transformers"], rows)
+    versions = f"transformers {results['environment']['versions']['transformers']}, {results['vllm']}"
+    return f"{table}\n{versions}; {results['environment']['processor']}.\n"
+
+
 def build_run_table() -> str:
     rows = [
         [name, f"{train['median']:.1f} s [{train['min']:.1f}, {train['max']:.1f}]", _times(result["ratio"])]
@@ -190,6 +210,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sweep_p": lambda: build_sweep_table("p"),
     "sweep_c": lambda: build_sweep_table("c"),
     "generation": build_generation_table,
+    "vllm": build_vllm_table,
     "whole_run": build_run_table,
     "gpu": build_gpu_table,
 }
