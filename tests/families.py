@@ -224,6 +224,7 @@ def build_glm4v() -> tuple["PretrainedConfig", "ProcessorMixin"]:
         text_config={
             **get_text_settings(tokenizer),
             "rope_parameters": build_rope(2, 1, 1, partial_rotary_factor=0.5),
+            "attention_bias": True,  # as published ones say; vLLM leaves biases out where it is not said
         },
         vision_config={
             "depth": 2,
@@ -477,13 +478,16 @@ def fit_media(model_type: str, sizes: list[tuple[int, ...]]) -> list[tuple[int, 
     return [size for size in sizes if len(size) == 2 or model_type not in IMAGES_ONLY]
 
 
+# Half as many heads of twice the size, which is the least that vLLM takes on CPUs.
+WIDE_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+
+
 def widen_heads(config: "PretrainedConfig") -> None:
-    """Half as many heads of twice the size, 32, which is the least that vLLM takes on CPUs."""
     text = config.get_text_config()
-    text.num_attention_heads, text.num_key_value_heads, text.head_dim = 2, 1, 32
-    rope = text.rope_parameters
-    if "mrope_section" in rope:
-        rope["mrope_section"] = [2 * size for size in rope["mrope_section"]]
+    for name, value in WIDE_HEADS.items():
+        setattr(text, name, value)
+    if "mrope_section" in text.rope_parameters:
+        text.rope_parameters["mrope_section"] = [2 * size for size in text.rope_parameters["mrope_section"]]
 
 
 def build_checkpoint(model_type: str, folder: Path, has_wide_heads: bool = False) -> str:

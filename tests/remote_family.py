@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families import INIT_SPREAD, VISION_WIDTH, get_text_settings, wrap_tokenizer
+from families import INIT_SPREAD, VISION_WIDTH, WIDE_HEADS, get_text_settings, wrap_tokenizer
 from safetensors.torch import save_file
 
 from open_r1.vlm_modules.internvl_chat_model import load_model_class
@@ -18,7 +18,11 @@ MEDIA_TOKENS = {"start_image_token": "<img>", "end_image_token": "</img>", "cont
 
 
 def build_remote_checkpoint(
-    folder: Path, language_model: str = "Qwen2ForCausalLM", chat_template: str | None = None, **settings: Any
+    folder: Path,
+    language_model: str = "Qwen2ForCausalLM",
+    chat_template: str | None = None,
+    has_wide_heads: bool = False,
+    **settings: Any,
 ) -> str:
     """Writes code, weights and tokenizer to a folder, and returns it; the caller's random state is left alone.
 
@@ -26,6 +30,7 @@ def build_remote_checkpoint(
         folder: To write to; new.
         language_model: Or `PlainForCausalLM`, which does not go through transformers' attention interface.
         chat_template: Of the tokenizer.
+        has_wide_heads: Whether vLLM is to take it.
         settings: Of the configuration.
     """
     from transformers import GenerationConfig
@@ -48,6 +53,8 @@ def build_remote_checkpoint(
         "tie_word_embeddings": False,
         **settings,
     }
+    if has_wide_heads:
+        config["llm_config"] |= WIDE_HEADS
     path = folder / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     tokenizer.save_pretrained(folder)

@@ -16,9 +16,21 @@ class InternVisionConfig(PretrainedConfig):
         patch_size=14,
         drop_path_rate=0.0,
         initializer_range=0.02,
+        initializer_factor=1.0,
+        qkv_bias=True,
+        qk_normalization=False,
+        norm_type="layer_norm",
+        layer_norm_eps=1e-6,
+        hidden_act="gelu",
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.initializer_factor = initializer_factor
+        self.qkv_bias = qkv_bias
+        self.qk_normalization = qk_normalization
+        self.norm_type = norm_type
+        self.layer_norm_eps = layer_norm_eps
+        self.hidden_act = hidden_act
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
         self.num_hidden_layers = num_hidden_layers
@@ -67,7 +79,10 @@ class InternVLChatConfig(PretrainedConfig):
         downsample_ratio=0.5,
         template=None,
         use_thumbnail=False,
+        min_dynamic_patch=1,
         max_dynamic_patch=6,
+        dynamic_image_size=True,
+        ps_version="v2",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -79,7 +94,10 @@ class InternVLChatConfig(PretrainedConfig):
         self.downsample_ratio = downsample_ratio
         self.template = template
         self.use_thumbnail = use_thumbnail
+        self.min_dynamic_patch = min_dynamic_patch
         self.max_dynamic_patch = max_dynamic_patch
+        self.dynamic_image_size = dynamic_image_size
+        self.ps_version = ps_version
 
     def to_dict(self):
         output = super().to_dict()

@@ -23,25 +23,44 @@ class InternVisionEmbeddings(nn.Module):
         return torch.cat([first, patches], dim=1) + self.position_embedding.to(patches.dtype)
 
 
-class InternVisionLayer(nn.Module):
-    def __init__(self, config, drop_path_rate):
+class InternAttention(nn.Module):
+    def __init__(self, config):
         super().__init__()
         width = config.hidden_size
-        self.drop_path_rate = drop_path_rate
         self.num_heads = config.num_attention_heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.fc1 = nn.Linear(width, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=config.qkv_bias), nn.Linear(width, width)
 
     def forward(self, hidden):
         batch, length, width = hidden.shape
-        heads = self.qkv(self.norm1(hidden)).view(batch, length, 3, self.num_heads, -1)
+        heads = self.qkv(hidden).view(batch, length, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         scores = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
-        mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2).reshape(batch, length, width)
-        hidden = hidden + self.proj(mixed)
-        return hidden + self.fc2(nn.functional.gelu(self.fc1(self.norm2(hidden))))
+        return self.proj((scores.softmax(dim=-1) @ value).transpose(1, 2).reshape(batch, length, width))
+
+
+class InternMLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden):
+        return self.fc2(nn.functional.gelu(self.fc1(hidden)))
+
+
+class InternVisionLayer(nn.Module):
+    def __init__(self, config, drop_path_rate):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.drop_path_rate = drop_path_rate
+        self.attn, self.mlp = InternAttention(config), InternMLP(config)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
+        self.ls1 = nn.Parameter(config.initializer_factor * torch.ones(width))
+        self.ls2 = nn.Parameter(config.initializer_factor * torch.ones(width))
+
+    def forward(self, hidden):
+        hidden = hidden + self.attn(self.norm1(hidden)) * self.ls1
+        return hidden + self.mlp(self.norm2(hidden)) * self.ls2
 
 
 class InternVisionEncoder(nn.Module):

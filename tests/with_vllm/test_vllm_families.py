@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, VIDEO_FAMILIES, build_checkpoint
+from families import build_checkpoint
 from PIL import Image
 from processes import run_alone
+from remote_family import build_remote_checkpoint
+
+from open_r1.vlm_modules import VLM_MODULES
 
 
 if TYPE_CHECKING:
@@ -147,10 +150,24 @@ def compare(checkpoint: str, has_videos: bool, trust_remote_code: bool = False) 
     return comparison.found
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+QUICK = ("qwen2_5_vl", "internvl")
+PROVED = [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name, module_class in VLM_MODULES.items()
+    if module_class.vllm_media
+]
+
+
+def build(model_type: str, folder: Path) -> str:
+    if model_type == "internvl_chat":
+        return build_remote_checkpoint(folder / "checkpoint", has_wide_heads=True)
+    return build_checkpoint(model_type, folder / "checkpoint", has_wide_heads=True)
+
+
+@pytest.mark.parametrize("model_type", PROVED)
 def test_a_family_says_in_vllm_what_it_says_in_transformers(model_type: str, tmp_path: Path):
-    checkpoint = build_checkpoint(model_type, tmp_path / "checkpoint", has_wide_heads=True)
-    found = run_alone(compare, checkpoint, model_type in VIDEO_FAMILIES)
+    media = VLM_MODULES[model_type].vllm_media
+    found = run_alone(compare, build(model_type, tmp_path), "video" in media, model_type == "internvl_chat")
     for state, row in found.items():
         for name, (has_equal_tokens, difference) in row.items():
             print(f"{model_type:22} {state:15} {name:16} {has_equal_tokens} {difference:.1e}")

@@ -8,7 +8,7 @@ from open_r1.vlm_modules.glm_module import GLMVModule
 from open_r1.vlm_modules.idefics_module import IdeficsModule, SmolVLMModule
 from open_r1.vlm_modules.internvl_chat_module import InternVLChatModule
 from open_r1.vlm_modules.internvl_module import InternVLModule
-from open_r1.vlm_modules.llava_module import LlavaModule, LlavaNextModule, LlavaOnevisionModule
+from open_r1.vlm_modules.llava_module import LlavaOnevisionModule
 from open_r1.vlm_modules.omni_module import FULL_MODEL_TYPE, QwenOmniModule
 from open_r1.vlm_modules.qwen_module import Qwen3VLModule, QwenVLModule
 from open_r1.vlm_modules.unsupported import describe_unsupported
@@ -32,8 +32,8 @@ VLM_MODULES: dict[str, type[VLMBaseModule]] = {
     "idefics3": IdeficsModule,
     "smolvlm": SmolVLMModule,
     "aria": AriaModule,
-    "llava": LlavaModule,
-    "llava_next": LlavaNextModule,
+    "llava": GenericModule,
+    "llava_next": GenericModule,
     "llava_onevision": LlavaOnevisionModule,
 }
 
@@ -66,7 +66,7 @@ def _get_module_class(model_type: str | None) -> type[VLMBaseModule]:
 def _find_module_class(name: str) -> type[VLMBaseModule]:
     if ":" in name:
         return load_module_class(name)
-    by_name: dict[str, type[VLMBaseModule]] = {**VLM_MODULES, "generic": GenericModule}
+    by_name = dict(VLM_MODULES)
     for module_class in VLM_MODULES.values():
         by_name.setdefault(module_class().get_vlm_key(), module_class)
     if name not in by_name:

@@ -1,14 +1,12 @@
-"""LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision.
+"""LLaVA-OneVision: a picture that is its prompt's only one is cut into tiles, others are padded to one tile each.
 
-Of LLaVA-OneVision a picture that is its prompt's only one is cut into tiles, others are padded to one tile each.
-
-A video of it is its frames, pooled to a quarter of their tokens each, and one token for the end.
+A video is its frames, pooled to a quarter of their tokens each, and one token for the end.
 """
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,26 +27,7 @@ if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
-class LlavaModule(GenericModule):
-    vllm_media: ClassVar[frozenset[str]] = frozenset({"image"})
-
-    def get_vlm_key(self) -> str:
-        return "llava"
-
-
-class LlavaNextModule(GenericModule):
-    vllm_media: ClassVar[frozenset[str]] = frozenset({"image"})
-
-    def get_vlm_key(self) -> str:
-        return "llava_next"
-
-    def build_engine_inputs(self, processor: "ProcessorMixin", item: EncodedMedia) -> dict[str, torch.Tensor]:
-        return _nest_tiles(item.inputs)
-
-
 class LlavaOnevisionModule(GenericModule):
-    vllm_media: ClassVar[frozenset[str]] = frozenset({"image", "video"})
-
     def get_vlm_key(self) -> str:
         return "llava_onevision"
 
@@ -114,9 +93,6 @@ class LlavaOnevisionModule(GenericModule):
         inputs = super().join_inputs(media)
         return inputs | {"batch_num_images": torch.tensor(counts)} if counts else inputs
 
-    def build_engine_inputs(self, processor: "ProcessorMixin", item: EncodedMedia) -> dict[str, torch.Tensor]:
-        return _nest_tiles(item.inputs) if item.kind == "image" else item.inputs
-
     def compute_features(self, model: "PreTrainedModel", media: Sequence[EncodedMedia]) -> list[MediaFeatures]:
         images = [item for item in media if item.kind == "image"]
         # Padded images in front, in one run. A single one would be taken for a prompt's only image: it goes in twice.
@@ -137,10 +113,6 @@ class LlavaOnevisionModule(GenericModule):
         if features[0][0].ndim == 2:  # of images
             return super().join_features(features)
         return super().join_features([(torch.cat([pooled for (pooled,) in features], dim=1),)])  # (1, tokens, width)
-
-
-def _nest_tiles(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return inputs | {"pixel_values": inputs["pixel_values"][None]}
 
 
 def _is_cut(item: EncodedMedia) -> bool:
