@@ -45,6 +45,10 @@ class EngineError(OSError):
     """The engine is not there, or no longer: nothing is wrong with the run itself."""
 
 
+class LostWeightsError(EngineError):
+    """The engine answers, but not with the weights that it got: all of them must be sent anew."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """How an engine is started. What is None or off is left to vLLM."""

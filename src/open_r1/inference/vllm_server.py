@@ -10,15 +10,26 @@ weights of another run, is noticed.
 
 import contextlib
 import os
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import torch
 
 from open_r1.inference.vllm_client import ServerClient
-from open_r1.inference.vllm_engine import EngineCompletion, EngineError, EngineSettings, NamedWeights, check_vllm
+from open_r1.inference.vllm_engine import (
+    REQUIRED_OPTIONS,
+    EngineCompletion,
+    EngineError,
+    EngineSettings,
+    LostWeightsError,
+    NamedWeights,
+    check_vllm,
+)
 from open_r1.inference.vllm_plugin import GLOO, register
 from open_r1.inference.vllm_server_checks import ServerInfo, check_server
+from open_r1.inference.vllm_wire import build_body, list_versions, read_completions
 from open_r1.utils.compat import guard_child_processes
 
 
@@ -27,11 +38,9 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig
     from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeightTransferEngine
     from vllm.inputs import EngineInput
-    from vllm.multimodal.inputs import PlaceholderRange
 
-
-class LostWeightsError(EngineError):
-    """The server answers, but not with the weights that it got: all of them must be sent anew."""
+_MAX_LOSSES = 3  # of weights, in a row
+_RESET_ATTEMPTS, _RESET_PAUSE_S = 10, 0.5  # requests that were cancelled take a moment to end
 
 
 class ServerEngine:
@@ -67,11 +76,13 @@ class ServerEngine:
         self.model_config = _describe_model(settings, self.info.dtype)
         self._group_port = group_port
         self._rank = rank
-        self._source = SentWeights(self.info.dtype)
+        device = "cpu" if self.info.transfer == GLOO else f"cuda:{torch.cuda.current_device()}"
+        self._source = SentWeights(self.info.dtype, torch.device(device))
         self._transfer: TrainerWeightTransferEngine | None = None
         self._names: set[str] = set()  # of all weights that were ever sent
         self._run = uuid4().hex[:8]
         self._num_updates = 0
+        self._num_losses = 0  # in a row
 
     # ---- completions ------------------------------------------------------------------------------------------
 
@@ -85,12 +96,13 @@ class ServerEngine:
         """
         bodies = [build_body(given, of_it) for given, of_it in zip(inputs, params, strict=True)]
         answers = self.client.generate(bodies)
-        versions = {span["version"] for answer in answers for span in _list_spans(answer)}
+        versions = {version for answer in answers for version in list_versions(answer)}
         if self._num_updates and versions - {self._version}:
-            raise LostWeightsError(
+            raise self._build_loss(
                 f"The vLLM server {self.client.address} has drawn completions with other weights than those that it "
                 "got: it was restarted, or another run uses it."
             )
+        self._num_losses = 0
         return [read_completions(answer) for answer in answers]
 
     # ---- weights ----------------------------------------------------------------------------------------------
@@ -140,7 +152,7 @@ class ServerEngine:
         if self.client.get_weight_version() != previous:
             self._disconnect()  # if it was restarted, nobody is at the other end
             if missing := self._names - names:
-                raise LostWeightsError(
+                raise self._build_loss(
                     f"The vLLM server {self.client.address} was restarted, or another run uses it, and it got "
                     f"{len(names)} weights without the other {len(missing)}."
                 )
@@ -150,10 +162,23 @@ class ServerEngine:
         except (RuntimeError, OSError, ValueError, TimeoutError) as error:
             self._disconnect()
             problem = f"The weights did not get to the vLLM server {self.client.address}: {error}"
-            raise EngineError(problem) from error
+            is_back = bool(self._names) and self._comes_back()  # the first time something is wrong for good
+            raise (self._build_loss(problem) if is_back else EngineError(problem)) from error
         self._names |= names
         self._forget_computed(has_vision)
         self.client.post("/update_weight_version", {"new_version": self._version})
+
+    def _build_loss(self, problem: str) -> EngineError:
+        """Worth another attempt with all weights, but not for ever."""
+        self._num_losses += 1
+        return (LostWeightsError if self._num_losses <= _MAX_LOSSES else EngineError)(problem)
+
+    def _comes_back(self) -> bool:
+        try:
+            self.client.get_weight_version()
+        except EngineError:
+            return False
+        return True
 
     def _connect(self) -> "TrainerWeightTransferEngine":
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
@@ -184,7 +209,7 @@ class ServerEngine:
             self._transfer = None
 
     def _forget_computed(self, has_vision: bool) -> None:
-        if not self.client.post("/reset_prefix_cache")["success"]:
+        if not any(self.client.post("/reset_prefix_cache")["success"] for _ in _spaced(_RESET_ATTEMPTS)):
             raise EngineError(
                 f"The vLLM server {self.client.address} still answers requests, so it cannot forget what it computed "
                 "with the old weights. Does another run use it?"
@@ -207,78 +232,12 @@ class ServerEngine:
         self.client.close()
 
 
-# ---- requests and answers ---------------------------------------------------------------------------------------
-
-
-def build_body(given: "EngineInput", params: "SamplingParams") -> dict[str, Any]:
-    """A request as the server takes it.
-
-    Raises:
-        ValueError: other tokens stand between the placeholders of one of its media.
-    """
-    import msgspec
-
-    settings = msgspec.to_builtins(params, str_keys=True)
-    body = {
-        "token_ids": given["prompt_token_ids"],
-        "sampling_params": {name: value for name, value in settings.items() if not name.startswith("_")},
-    }
-    if given["type"] == "multimodal":
-        body["features"] = _build_features(given)
-    return body
-
-
-def _build_features(given: "EngineInput") -> dict[str, Any]:
-    from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
-
-    return {
-        "mm_hashes": given["mm_hashes"],
-        "mm_placeholders": {
-            kind: [_build_place(place) for place in places] for kind, places in given["mm_placeholders"].items()
-        },
-        "kwargs_data": {
-            kind: [encode_mm_kwargs_item(item) for item in items] for kind, items in given["mm_kwargs"].items()
-        },
-    }
-
-
-def _build_place(place: "PlaceholderRange") -> dict[str, int]:
-    if place.is_embed is None:
-        return {"offset": place.offset, "length": place.length}
-    own = torch.nonzero(place.is_embed).flatten()
-    first, length = int(own[0]), int(own[-1] - own[0]) + 1
-    if length != len(own):
-        raise ValueError(
-            "--vllm_mode server: vLLM's server takes no media whose placeholders have other tokens between them, as "
-            "videos with time stamps and images in tiles have. Take --vllm_mode colocate."
-        )
-    return {"offset": place.offset + first, "length": length}
-
-
-def read_completions(answer: dict[str, Any]) -> list[EngineCompletion]:
-    """The G completions of one request, in order."""
-    return [
-        EngineCompletion(
-            token_ids=choice["token_ids"],
-            per_token_logps=[entry["logprob"] for entry in choice["logprobs"]["content"]],
-            finish_reason=choice["finish_reason"],
-        )
-        for choice in sorted(answer["choices"], key=lambda choice: choice["index"])
-    ]
-
-
-def _list_spans(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    return [span for choice in answer["choices"] for span in choice["weight_versions"] or ()]
-
-
 # ---- the model, and other processes -----------------------------------------------------------------------------
 
 
 def _describe_model(settings: EngineSettings, dtype: torch.dtype) -> "ModelConfig":
     """vLLM's description, as the server has it; no engine is started."""
     from vllm.engine.arg_utils import EngineArgs
-
-    from open_r1.inference.vllm_engine import REQUIRED_OPTIONS
 
     arguments = EngineArgs(
         model=settings.model_path,
@@ -298,3 +257,10 @@ def _share(value: Any) -> Any:
     box = [value]
     group.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def _spaced(num_attempts: int) -> Iterator[None]:
+    for attempt in range(num_attempts):
+        if attempt:
+            time.sleep(_RESET_PAUSE_S)
+        yield

@@ -83,8 +83,9 @@ class PolicyWeights:
             bucket = list(names)
             with self._whole(bucket), _merged(self.model, bucket):
                 for own in bucket:
-                    parameter = self.model.get_parameter(own)
-                    yield self._names[own], parameter.detach().to(self._get_dtype(parameter))
+                    value = self.model.get_parameter(own).detach()
+                    # FSDP takes back the storage that it gathered into, whoever still looks at it.
+                    yield self._names[own], value.to(self._get_dtype(value), copy=fsdp.is_sharded(self.model))
 
     def _whole(self, bucket: list[str]) -> contextlib.AbstractContextManager[None]:
         """Every parameter that the layer's weights are made of, whole on every process."""

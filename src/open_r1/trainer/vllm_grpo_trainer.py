@@ -10,8 +10,9 @@ process, all learn of it, save what the last optimizer step has left, and end wi
 import contextlib
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from open_r1.inference.generator import Completions
-from open_r1.inference.vllm_engine import Engine, EngineError, EngineSettings, LocalEngine, check_vllm
+from open_r1.inference.generator import Completions, SamplingSettings
+from open_r1.inference.vllm_engine import (
+    Engine,
+    EngineError,
+    EngineSettings,
+    LocalEngine,
+    LostWeightsError,
+    check_vllm,
+)
 from open_r1.inference.vllm_generator import VLLMGenerator
 from open_r1.trainer.batch import PromptGroup
 from open_r1.trainer.grpo_config import GRPOConfig
@@ -106,10 +114,25 @@ class VLLMGRPOTrainer(VLMGRPOTrainer):
         weights.close()
         names = [self.accelerator.process_index, self.state.global_step, *(group.index for group in groups)]
         seed = compute_batch_seed(self.args.seed, list(map(str, names)))
+        sampling = replace(self.args.build_sampling(), seed=seed)
+        return self._repeat_where_lost(lambda: self._generate(prompts, sampling))
+
+    def _generate(self, prompts: list[EncodedPrompt], sampling: SamplingSettings) -> Completions:
         with self._ready_engine(), self.metrics.timed("generate"):
-            return self.generator.generate(
-                prompts, self.args.num_generations, replace(self.args.build_sampling(), seed=seed)
-            )
+            return self.generator.generate(prompts, self.args.num_generations, sampling)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the others."""
+        return self._repeat_where_lost(partial(super().evaluate, *args, **kwargs))
+
+    def _repeat_where_lost(self, task: Callable[[], Any]) -> Any:
+        """Sends all weights again to an engine that has lost them, as a server that was restarted; it ends that."""
+        while True:
+            try:
+                return task()
+            except LostWeightsError as error:
+                logger.warning("%s All weights are sent again.", error)
+                self._synced_step = None
 
     @contextlib.contextmanager
     def _ready_engine(self) -> Iterator[None]:
@@ -144,14 +167,12 @@ class VLLMGRPOTrainer(VLMGRPOTrainer):
         error: EngineError | None = None
         try:
             yield
-        except EngineError as found:
-            error = found
-        messages = self._all_gather([None if error is None else str(error)])
-        first = next((rank for rank, message in enumerate(messages) if message is not None), None)
-        if error is not None:
-            raise error
-        if first is not None:
-            raise EngineError(f"rank {first}: {messages[first]}")
+        except EngineError as caught:
+            error = caught
+        failures = [failure for failure in self._all_gather([error and (type(error), str(error))]) if failure]
+        if failures:  # the worst of them, the same everywhere
+            kind, message = min(failures, key=lambda failure: failure[0] is LostWeightsError)
+            raise kind(message) from error
 
     # ---- training ---------------------------------------------------------------------------------------------
 
