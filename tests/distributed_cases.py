@@ -72,9 +72,11 @@ CASES = {
     "one_frozen": (ALONE, FROZEN, "pictures"),
     "one_mixed": (ALONE, {}, "mixed"),
     "one_mixed_frozen": (ALONE, FROZEN, "mixed"),
+    "one_engine": (ALONE, {}, "pictures"),
     "ddp": ({}, {}, "pictures"),
     "ddp_rows": (ROWS, {}, "pictures"),
     "ddp_mixed": ({}, {}, "mixed"),
+    "ddp_engine_rows": (ROWS, {}, "pictures"),
     "ddp_checkpointing": (CHECKPOINTING, {}, "pictures"),
     "zero2": (zero(2), {}, "pictures"),
     "zero2_rows": (zero(2) | ROWS, {}, "pictures"),
@@ -139,6 +141,17 @@ class FixedRollouts(VLMGRPOTrainer):
             token_ids=token_ids,
             finish_reasons=["stop"] * len(token_ids),
         )
+
+
+class EngineRollouts(FixedRollouts):
+    """The completions come with log-probabilities, which lie about those of an untrained model."""
+
+    def _roll_out(self, groups):
+        rollout = super()._roll_out(groups)
+        rollout.engine_per_token_logps = [
+            [-7 + 0.15 * (sum(ids) % 9 - 4) + 0.01 * (token % 7) for token in ids] for ids in rollout.token_ids
+        ]
+        return rollout
 
 
 class PoisonedTrainer(FixedRollouts):
@@ -248,7 +261,12 @@ def build_trainer(checkpoint: str, rows: dict, output_dir: Path, case: str, kind
 
 def read_steps(output_dir: Path) -> list[dict]:
     lines = map(json.loads, (output_dir / "metrics.jsonl").read_text().splitlines())
-    return [{name: line[name] for name in ("loss", "grad_norm", "kl", "entropy")} for line in lines if "loss" in line]
+    told = ("loss", "grad_norm", "kl", "entropy")
+    return [
+        {name: value for name, value in line.items() if name in told or name.startswith("sampling/")}
+        for line in lines
+        if "loss" in line
+    ]
 
 
 @torch.no_grad()
@@ -320,7 +338,8 @@ def run_case(checkpoint: str, rows: dict, output_dir: Path, case: str) -> None:
     if case.endswith("resume"):
         run_resumed(checkpoint, rows, output_dir, case)
         return
-    trainer = build_trainer(checkpoint, rows, output_dir / case, case)
+    kind = EngineRollouts if "engine" in case else FixedRollouts
+    trainer = build_trainer(checkpoint, rows, output_dir / case, case, kind)
     trainer.train()
     logps = score_fixed_batch(trainer, rows)
     trainer.save_final_model()

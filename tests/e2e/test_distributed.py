@@ -30,6 +30,7 @@ TOLERANCE = 3e-5  # sums of float32 in another order
 FAST = {
     "ddp_rows": "one",
     "ddp_mixed": "one_mixed",
+    "ddp_engine_rows": "one_engine",
     "zero2_rows": "one",
     "zero3": "one",
     "zero3_lora_checkpointing": "one_lora",
@@ -123,6 +124,18 @@ def test_the_same_global_batch_gives_the_same_losses_and_the_same_policy(fast, c
     assert_equal(read(fast, case), read(fast, FAST[case]))
     first, *_, last = read(fast, case)["steps"]
     assert first["grad_norm"] > 0.1 and last["kl"] > 1e-3  # something was learnt
+
+
+def test_the_mismatch_with_another_engine_is_told_over_all_processes(fast):
+    found, expected = (read(fast, case)["steps"] for case in ("ddp_engine_rows", "one_engine"))
+    names = {name for name in expected[0] if name.startswith("sampling/")}
+    told = {name.rpartition("/")[2] for name in names}
+    assert told >= {"k1", "k3", "masked", "applied", "min", "mean", "max", "p99"}
+    for mine, theirs in zip(found, expected):
+        for name in names:
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-4, abs=TOLERANCE), name
+    masked = [step["sampling/importance_sampling_ratio/masked"] for step in expected]
+    assert 0 < sum(masked) < len(masked)
 
 
 @pytest.mark.slow

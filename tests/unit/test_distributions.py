@@ -15,23 +15,30 @@ def draw_ratios(count: int, scale: float = 0.05, seed: int = 0) -> torch.Tensor:
 
 
 def test_mean_minimum_and_maximum_are_exact():
-    summary = Distribution.count(torch.tensor([[1.0, 2.5], [0.25, 4.25]]), center=1.0).summarise()
+    summary = Distribution.count(torch.tensor([[1.0, 2.5], [0.25, 4.25]]), is_ratio=True).summarise()
     assert (summary["min"], summary["mean"], summary["max"]) == (0.25, 2.0, 4.25)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 0.05, 2.0])
-def test_the_distance_of_a_quantile_from_the_centre_is_good_to_six_percent(scale):
+def test_quantiles_are_good_to_six_percent(scale):
     values = draw_ratios(20_001, scale)
-    summary = Distribution.count(values, center=1.0).summarise()
+    ratios, logs = Distribution.count(values, is_ratio=True), Distribution.count(values.double().log())
     for name, share in (("p01", 0.01), ("p99", 0.99)):
-        expected = values.double().quantile(share).item()
-        assert summary[name] - 1 == pytest.approx(expected - 1, rel=0.07)
-    assert summary["p50"] == pytest.approx(values.median().item(), abs=0.03 * scale)
+        expected = values.double().log().quantile(share).item()
+        assert math.log(ratios.summarise()[name]) == pytest.approx(expected, rel=0.07)
+        assert logs.summarise()[name] == pytest.approx(expected, rel=0.07)
+    assert ratios.summarise()["p50"] == pytest.approx(1, abs=0.03 * scale)
 
 
-def test_values_at_the_centre_are_told_as_such():
-    summary = Distribution.count(torch.ones(5), center=1.0).summarise()
+def test_ratios_of_one_are_told_as_such():
+    summary = Distribution.count(torch.ones(5), is_ratio=True).summarise()
     assert set(summary.values()) == {1.0}
+
+
+def test_ratios_of_zero_and_huge_ones_are_counted():
+    summary = Distribution.count(torch.tensor([0.0, 0.0, 1.0, 1e300], dtype=torch.float64), is_ratio=True).summarise()
+    assert (summary["p01"], summary["p50"]) == (0.0, 0.0)
+    assert math.log(summary["p99"]) == pytest.approx(math.log(1e300), rel=0.07)
 
 
 def test_no_quantile_lies_outside_of_the_values():
@@ -42,8 +49,8 @@ def test_no_quantile_lies_outside_of_the_values():
 
 def test_parts_merge_into_the_whole():
     values = draw_ratios(300)
-    whole = Distribution.count(values, center=1.0)
-    parts = [Distribution.count(part, center=1.0) for part in values.split([0, 1, 199, 100])]
+    whole = Distribution.count(values, is_ratio=True)
+    parts = [Distribution.count(part, is_ratio=True) for part in values.split([0, 1, 199, 100])]
     merged = Distribution.merge(parts)
     assert torch.equal(merged.numbers[:NUM_BINS], whole.numbers[:NUM_BINS])
     assert merged.summarise() == pytest.approx(whole.summarise(), rel=1e-12)
@@ -62,15 +69,19 @@ def test_values_that_are_not_finite_are_left_out():
 
 def test_a_metric_store_tells_of_all_values_since_the_last_line_and_survives_a_checkpoint():
     store, first, second = MetricStore(), draw_ratios(10), draw_ratios(1000, seed=1)
-    store.add_distribution("ratio", Distribution.count(first, center=1.0))
+    store.add_distribution("ratio", Distribution.count(first, is_ratio=True))
+    store.add_sum("kl", 3.0, 2)
     resumed = MetricStore()
     resumed.restore(json.loads(json.dumps(store.state())))
     for each in (store, resumed):
-        each.add_distribution("ratio", Distribution.count(second, center=1.0))
+        each.add_distribution("ratio", Distribution.count(second, is_ratio=True))
+        each.add_sum("kl", 1.0, 6)
+        each.add_sum("masked", 0.0, 0)
     line = store.pop()
     assert line["ratio/mean"] == pytest.approx(
         torch.cat([first, second]).double().mean().item()
     )  # of values, not means
+    assert line["kl"] == 0.5 and "masked" not in line
     assert line["ratio/max"] == torch.cat([first, second]).max().item()
     assert resumed.pop() == line
     assert store.pop() == {}

@@ -123,7 +123,7 @@ def compute_importance_ratio(
         },
         distributions={
             _DIFFERENCE: Distribution.count(known.abs()),
-            _RATIO: Distribution.count(ratio[is_counted], center=1.0),
+            _RATIO: Distribution.count(ratio[is_counted], is_ratio=True),
         },
     )
 

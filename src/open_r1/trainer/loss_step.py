@@ -122,12 +122,11 @@ class LossMixin:
         return compute_importance_ratio(trainer_logps, row.engine_per_token_logps, row.completion_mask, settings)
 
     def _log_losses(self, outputs: list[LossOutput], micro_batch: RolloutBatch) -> None:
-        """Means over the tokens of a micro-batch of all devices, and distributions of all their values."""
+        """Tells the metrics of a micro-batch, over all devices; each token weighs the same in a line of the log."""
         names = list(outputs[0].metrics)
         sums = torch.stack([sum(output.metrics[name] for output in outputs) for name in names])  # (metrics, 2)
         for name, (total, count) in zip(names, self.accelerator.reduce(sums, reduction="sum").tolist()):
-            if count:
-                self.metrics.add(name, total / count)
+            self.metrics.add_sum(name, total, count)
         for name in outputs[0].distributions:
             own = Distribution.merge([output.distributions[name] for output in outputs])
             everywhere = self.accelerator.gather(own.numbers[None])  # (devices, numbers)

@@ -26,6 +26,7 @@ class MetricStore:
         self._watch = watch
         self._values: dict[str, list[float]] = defaultdict(list)
         self._totals: dict[str, float] = defaultdict(float)
+        self._sums: dict[str, list[float]] = {}  # a sum, and the number of values in it
         self._distributions: dict[str, Distribution] = {}
 
     def add(self, name: str, value: float) -> None:
@@ -37,6 +38,11 @@ class MetricStore:
     def add_total(self, name: str, value: float) -> None:
         """A value to be summed up (seconds spent, tokens seen)."""
         self._totals[name] += float(value)
+
+    def add_sum(self, name: str, total: float, count: float) -> None:
+        """The sum of `count` values (tokens, completions), each of which is to weigh the same in the mean."""
+        held, number = self._sums.get(name, (0.0, 0.0))
+        self._sums[name] = [held + total, number + count]
 
     def add_distribution(self, name: str, values: Distribution) -> None:
         """Values of which `<name>/min`, `<name>/p50` and the like are to be told, over all that were added."""
@@ -56,22 +62,30 @@ class MetricStore:
     def pop(self) -> dict[str, float]:
         """All means, sums and distributions since the last call."""
         collected = {name: sum(values) / len(values) for name, values in self._values.items()} | dict(self._totals)
+        collected |= {name: total / count for name, (total, count) in self._sums.items() if count}
         for name, distribution in self._distributions.items():
             collected |= {f"{name}/{what}": value for what, value in distribution.summarise().items()}
         self._values.clear()
         self._totals.clear()
+        self._sums.clear()
         self._distributions.clear()
         return collected
 
     def state(self) -> dict[str, dict]:
         """Everything that waits to be read, as JSON."""
         distributions = {name: values.to_json() for name, values in self._distributions.items()}
-        return {"values": dict(self._values), "totals": dict(self._totals), "distributions": distributions}
+        return {
+            "values": dict(self._values),
+            "totals": dict(self._totals),
+            "sums": dict(self._sums),
+            "distributions": distributions,
+        }
 
     def restore(self, state: dict[str, dict]) -> None:
         """Takes the place of what is held with what `state` gave."""
         self._values = defaultdict(list, {name: list(values) for name, values in state["values"].items()})
         self._totals = defaultdict(float, state["totals"])
+        self._sums = dict(state.get("sums", {}))
         distributions = state.get("distributions", {})
         self._distributions = {name: Distribution.from_json(content) for name, content in distributions.items()}
 
