@@ -4,7 +4,7 @@ The weights are changed all at once, so that a name which vLLM does not find, or
 layout, shows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from capabilities import proves
 from families import build_checkpoint
 from PIL import Image
 from processes import run_alone
@@ -164,8 +165,13 @@ def build(model_type: str, folder: Path) -> str:
     return build_checkpoint(model_type, folder / "checkpoint", has_wide_heads=True)
 
 
+@proves("vLLM")
 @pytest.mark.parametrize("model_type", PROVED)
-def test_a_family_says_in_vllm_what_it_says_in_transformers(model_type: str, tmp_path: Path):
+def test_a_family_says_in_vllm_what_it_says_in_transformers(
+    model_type: str, tmp_path: Path, record_property: Callable
+):
+    record_property("model_type", model_type)
+    record_property("capability", "vLLM")
     media = VLM_MODULES[model_type].vllm_media
     found = run_alone(compare, build(model_type, tmp_path), "video" in media, model_type == "internvl_chat")
     for state, row in found.items():

@@ -17,7 +17,6 @@ SIZES = (490, 980)  # pixels a side; the processor knows no others
 
 
 class AriaModule(GenericModule):
-    vllm_media: ClassVar[frozenset[str]] = frozenset({"image"})
     pixel_remedy: ClassVar[str] = "sizes of 490 and 980 pixels a side"
 
     def get_vlm_key(self) -> str:

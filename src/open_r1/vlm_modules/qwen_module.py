@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
 
 
-_TICKS_PER_SECOND = 64  # finer than any checkpoint's positions per second, of which they are a multiple
 DEFAULT_FRAME_PIXELS = 256 * 28 * 28  # 256 visual tokens for two frames of Qwen2.5-VL
 
 
@@ -122,7 +121,8 @@ class QwenVLModule(VLMBaseModule):
         text = processor.replace_video_token(inputs | {"video_metadata": [_describe_times(timestamps)]}, 0)
         if "second_per_grid_ts" in processor.model_input_names:
             seconds = seconds_per_frame * self.get_temporal_patch_size(processor)
-            inputs["second_per_grid_ts"] = torch.tensor([seconds])
+            # Positions are cut to whole numbers: in float64 as vLLM counts, where float32 makes 51 or 52 of 5 * 10.4.
+            inputs["second_per_grid_ts"] = torch.tensor([seconds], dtype=torch.float64)
         return EncodedMedia(key=compute_video_key(frames, timestamps), kind="video", text=text, inputs=inputs)
 
     def get_video_options(
@@ -136,12 +136,6 @@ class QwenVLModule(VLMBaseModule):
         if hasattr(processor.video_processor, "cap_pixels_per_frame"):
             options["cap_pixels_per_frame"] = False  # a bound that grows with the length of the video
         return options
-
-    def build_engine_inputs(self, processor: "ProcessorMixin", item: EncodedMedia) -> dict[str, torch.Tensor]:
-        if "second_per_grid_ts" not in item.inputs:
-            return item.inputs
-        seconds, steps = item.inputs["second_per_grid_ts"], int(item.inputs["video_grid_thw"][0, 0])
-        return item.inputs | {"second_per_grid_ts": _adjust_seconds(seconds, steps)}
 
     def compute_features(self, model: "PreTrainedModel", media: Sequence[EncodedMedia]) -> list[MediaFeatures]:
         pixels, grids = zip(*map(_get_tower_inputs, media))
@@ -194,17 +188,6 @@ def _describe_times(timestamps: Sequence[float]) -> "VideoMetadata":
     from transformers.video_utils import VideoMetadata
 
     return VideoMetadata(total_num_frames=len(timestamps), fps=1.0, frames_indices=list(timestamps))
-
-
-def _adjust_seconds(seconds: torch.Tensor, num_steps: int) -> torch.Tensor:
-    """Seconds between two steps, by which vLLM places a video as transformers does; both (1,).
-
-    transformers multiplies in float32 and cuts to whole numbers, vLLM does so in float64: 5 * 10.4 becomes 52 or 51.
-    """
-    steps = torch.arange(1, num_steps + 1)
-    ticks = (steps * seconds * _TICKS_PER_SECOND).long()
-    least, most = (ticks.double() / steps).max(), ((ticks.double() + 1) / steps).min()
-    return ((least + most) / 2 / _TICKS_PER_SECOND)[None]
 
 
 def _restart_after_media(position_ids: torch.Tensor, token_types: torch.Tensor) -> torch.Tensor:
