@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +58,14 @@ def list_pictures(folder: Path) -> list[str]:
     return sorted(str(path) for path in (folder / "images").glob("*.png"))
 
 
-def describe_all(records: list[Prediction]) -> list[tuple]:
-    return [astuple(record) for record in records]
+def describe_all(records: list[Prediction]) -> list[dict]:
+    return [asdict(record) for record in records]
 
 
 # ---- the same engine in one process ---------------------------------------------------------------------------------
 
 
-def score_with_one_engine(folder: Path) -> dict[str, list[tuple]]:
+def score_with_one_engine(folder: Path) -> dict[str, list[dict]]:
     """What an engine scores under several settings; runs in a process of its own."""
     paths = list_pictures(folder)
     greedy = Scorer.from_pretrained(folder / "model", settings=ScoringSettings(max_new_tokens=24), **VLLM)
@@ -83,7 +83,7 @@ def score_with_one_engine(folder: Path) -> dict[str, list[tuple]]:
 
 
 @pytest.fixture(scope="module")
-def scored(workdir: Path) -> dict[str, list[tuple]]:
+def scored(workdir: Path) -> dict[str, list[dict]]:
     return run_alone(score_with_one_engine, workdir)
 
 
@@ -97,7 +97,7 @@ def test_two_hundred_pictures_have_the_scores_and_texts_of_transformers(workdir,
 
 def test_samples_are_those_of_their_seed(scored):
     assert scored["sampled"] == scored["sampled again"] != scored["sampled with another seed"]
-    records = [Prediction(*values) for values in scored["sampled"]]
+    records = [Prediction(**values) for values in scored["sampled"]]
     assert all(len(record.texts) == 4 for record in records)
     assert sum(bool(record.std) for record in records) > NUM_PICTURES // 10
 
@@ -129,7 +129,7 @@ def write_adapters(base: Path, folder: Path) -> None:
     adapted.save_pretrained(folder)
 
 
-def score_adapters(folder: Path) -> list[tuple]:
+def score_adapters(folder: Path) -> list[dict]:
     settings = ScoringSettings(max_new_tokens=24)
     scorer = Scorer.from_pretrained(folder / "adapters", settings=settings, **VLLM)
     return describe_all(scorer.score(list_pictures(folder)[:40]))
