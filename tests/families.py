@@ -224,7 +224,7 @@ def build_glm4v() -> tuple["PretrainedConfig", "ProcessorMixin"]:
         text_config={
             **get_text_settings(tokenizer),
             "rope_parameters": build_rope(2, 1, 1, partial_rotary_factor=0.5),
-            "attention_bias": True,  # as published ones say; vLLM leaves biases out where it is not said
+            "attention_bias": True,  # else vLLM leaves the biases out
         },
         vision_config={
             "depth": 2,

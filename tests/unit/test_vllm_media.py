@@ -35,6 +35,14 @@ def test_what_vllm_does_not_take_of_a_family_is_refused_by_name():
         check_vllm_family(VLM_MODULES["qwen2_vl"](), ["video", "audio"])
 
 
+def test_a_glm_whose_biases_vllm_would_leave_out_is_refused():
+    config, _ = FAMILIES["glm4v"]()
+    VLM_MODULES["glm4v"]().check_engine_config(config)
+    config.text_config.attention_bias = False
+    with pytest.raises(ValueError, match=r"`attention_bias`.*config\.json"):
+        VLM_MODULES["glm4v"]().check_engine_config(config)
+
+
 def test_the_page_names_every_model_type_that_is_refused():
     section = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").split("## With vLLM")[1].split("\n## ")[0]
     refused = [name for name, module_class in VLM_MODULES.items() if not module_class.vllm_media]

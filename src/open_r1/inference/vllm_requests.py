@@ -58,13 +58,14 @@ class RequestBuilder:
         vlm_module: The family of the model.
 
     Raises:
-        ValueError: vLLM does not take models of this family.
+        ValueError: vLLM does not take models of this family, or not this one.
     """
 
     def __init__(self, model_config: "ModelConfig", processor: "ProcessorMixin", vlm_module: VLMBaseModule):
         from vllm.multimodal import MULTIMODAL_REGISTRY
 
         check_vllm_family(vlm_module)
+        vlm_module.check_engine_config(model_config.hf_config)
         self.processor = processor
         self.vlm_module = vlm_module
         self._dtype = model_config.dtype

@@ -54,6 +54,14 @@ class GLMVModule(QwenVLModule):
         grids = torch.tensor([[1, height, width]] * steps)
         return replace(item, inputs={"pixel_values": item.inputs["pixel_values_videos"], "image_grid_thw": grids})
 
+    def check_engine_config(self, config: "PretrainedConfig") -> None:
+        if not getattr(config.get_text_config(), "attention_bias", False):
+            raise ValueError(
+                "vLLM would leave out the biases of this GLM-4V's attention, which transformers always has: its "
+                'configuration lacks `attention_bias`. Write `"attention_bias": true` into `text_config` of its '
+                "config.json, or leave out --use_vllm (score: --engine vllm)."
+            )
+
     def build_engine_inputs(self, processor: "ProcessorMixin", item: EncodedMedia) -> dict[str, torch.Tensor]:
         if item.kind != "video":
             return item.inputs
