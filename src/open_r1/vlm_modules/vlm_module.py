@@ -218,7 +218,7 @@ class VLMBaseModule(ABC):
             by_name[self.feature_names[item.kind]].append(tuple(level.to(device) for level in item.features))
         return {"mm_encoder_outputs": {name: self.join_features(features) for name, features in by_name.items()}}
 
-    def check_engine_config(self, config: "PretrainedConfig") -> None:
+    def check_engine_config(self, config: "PretrainedConfig") -> None:  # noqa: B027 (most have nothing to check)
         """ValueError where vLLM would build another model from this configuration than transformers does."""
 
     def build_engine_inputs(self, processor: "ProcessorMixin", item: EncodedMedia) -> dict[str, torch.Tensor]:
