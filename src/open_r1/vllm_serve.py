@@ -2,8 +2,9 @@
 
     python -m open_r1.vllm_serve --model Qwen/Qwen2.5-VL-7B-Instruct --port 8000
 
-It replaces this process. Whoever can reach the port can read the weights and replace them, so it listens on this
-machine alone unless `--host` says otherwise. More: docs/vllm.md.
+Options that are not listed here go to vLLM as they are. The server replaces this process. Whoever can reach its port
+can read the weights and replace them, so it listens on this machine alone unless `--host` says otherwise. More:
+docs/vllm.md.
 """
 
 import argparse
@@ -60,11 +61,12 @@ def check_plugin() -> None:
         raise ImportError("vLLM does not know this package's weight transfer: pip install -e . (once more).")
 
 
-def build_command(args: argparse.Namespace, has_cuda: bool) -> list[str]:
+def build_command(args: argparse.Namespace, further: list[str], has_cuda: bool) -> list[str]:
     """The command line of vLLM's server.
 
     Args:
         args: The options.
+        further: Those of vLLM's own, behind all others.
         has_cuda: Whether this machine has CUDA devices.
     """
     from open_r1.inference.vllm_server_checks import SHAPE_KEY, describe_shape
@@ -101,7 +103,7 @@ def build_command(args: argparse.Namespace, has_cuda: bool) -> list[str]:
         options["skip_mm_profiling"] = True
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             options["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
-    return [sys.executable, "-m", _ENTRY, *_list_flags(options)]
+    return [sys.executable, "-m", _ENTRY, *_list_flags(options), *further]
 
 
 def build_environment(environment: Mapping[str, str], has_cuda: bool) -> dict[str, str]:
@@ -127,13 +129,13 @@ def _list_flags(options: Mapping[str, object]) -> list[str]:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args = build_parser().parse_args()
+    args, further = build_parser().parse_known_args()
     check_vllm()
     check_plugin()
     import torch
 
     has_cuda = torch.cuda.is_available()
-    command = build_command(args, has_cuda)
+    command = build_command(args, further, has_cuda)
     logger.info("VLLM_SERVER_DEV_MODE=1 %s", shlex.join(command))
     os.execve(sys.executable, command, build_environment(os.environ, has_cuda))
 

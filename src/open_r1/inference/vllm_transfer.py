@@ -8,6 +8,7 @@ A plug-in of vLLM's, with the life cycle of its own NCCL backend, so that either
 One weight is on its way at a time. A peer that dies or hangs is an error on the other side, within the timeout.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,9 @@ from open_r1.inference.vllm_plugin import GLOO
 from open_r1.inference.vllm_weights import begin_update, end_update
 
 
+_EXPLANATION_S = 2.0  # how long a server may take to tell why it has hung up
+
+
 # ---- what is sent -----------------------------------------------------------------------------------------------
 
 
@@ -39,10 +43,12 @@ class SentWeights(WeightSource):
 
     Args:
         dtype: Floating-point weights are sent in it: the server's.
+        device: They are sent from it, wherever the policy keeps them.
     """
 
-    def __init__(self, dtype: torch.dtype):
+    def __init__(self, dtype: torch.dtype, device: torch.device):
         self.dtype = dtype
+        self.device = device
         self._weights: Iterable[tuple[str, torch.Tensor]] = ()
         self._pass: Iterator[tuple[str, torch.Tensor]] | None = None
 
@@ -59,7 +65,7 @@ class SentWeights(WeightSource):
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         self._pass = iter(self._weights)
         for name, tensor in self._pass:
-            yield name, tensor.detach().to(self._get_dtype(tensor.dtype))
+            yield name, tensor.detach().to(self.device, self._get_dtype(tensor.dtype))
 
     def finish_pass(self) -> None:
         """Goes through what is left of the round: other processes take part in gathering each weight."""
@@ -233,7 +239,8 @@ class GlooSender(TrainerWeightTransferEngine[GlooTrainerInfo]):
         threads = ThreadPoolExecutor(max_workers=1)
         try:
             answer = threads.submit(self.client.update_weights, asdict(message))  # lasts until they have everything
-            self._broadcast(meta, answer)
+            with _explained_by(answer):
+                self._broadcast(meta)
             answer.result(self._timeout_s)
         except BaseException:
             self.shutdown()  # the workers notice
@@ -242,16 +249,25 @@ class GlooSender(TrainerWeightTransferEngine[GlooTrainerInfo]):
             threads.shutdown(wait=False)
         self.client.finish_weight_update()
 
-    def _broadcast(self, meta: list[ParamMeta], answer: Future) -> None:
+    def _broadcast(self, meta: list[ParamMeta]) -> None:
         for weight, (name, tensor) in zip(meta, self.source, strict=True):
             if (name, tensor.dtype, tuple(tensor.shape)) != (weight.name, weight.dtype, weight.shape):
                 raise ValueError(
                     f"{weight.name} was announced with {weight.dtype} and {weight.shape}; what came is {name} with "
                     f"{tensor.dtype} and {tuple(tensor.shape)}."
                 )
-            if answer.done():
-                answer.result()  # an error: nothing is taken before the last weight is there
-            self._group.broadcast(tensor.cpu().contiguous())
+            self._group.broadcast(tensor.contiguous())
 
     def shutdown(self) -> None:
         self._group = None
+
+
+@contextlib.contextmanager
+def _explained_by(answer: Future) -> Iterator[None]:
+    """Where the connection breaks, the server's own error is the better one, if it tells any."""
+    try:
+        yield
+    except RuntimeError:
+        with contextlib.suppress(TimeoutError):
+            answer.result(_EXPLANATION_S)
+        raise
