@@ -1,4 +1,4 @@
-"""Training with completions from vLLM, colocated: the same completions, the same weights, each prompt and image once."""
+"""Training with vLLM in the same process: the same completions and weights, each prompt and image once."""
 
 import pytest
 from processes import run_alone

@@ -5,6 +5,7 @@ compared, every number of them.
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -86,7 +87,7 @@ def letters_reward(completions: list, **columns: Any) -> list[float]:
 
 
 def train(checkpoint: str, rows: tuple[str, str], output_dir: str, settings: dict, model_options: dict) -> Seen:
-    """Trains, colocated, and looks at the engine in each round."""
+    """Trains, and looks at the engine in each round."""
     seen = Seen()
     trainers: list[VLLMGRPOTrainer] = []
 
@@ -96,7 +97,8 @@ def train(checkpoint: str, rows: tuple[str, str], output_dir: str, settings: dic
 
     trainer = build_trainer(checkpoint, rows, output_dir, settings, model_options, [watching_reward])
     trainers.append(trainer)
-    _count_requests(trainer, seen)
+    if trainer.args.vllm_mode == "colocate":
+        _count_requests(trainer, seen)
     if trainer.args.world_size == 1:
         _draw_greedily(trainer, seen)
     trainer.train()
@@ -156,14 +158,39 @@ def _count_requests(trainer: VLLMGRPOTrainer, seen: Seen) -> None:
 
 
 def _look(trainer: VLLMGRPOTrainer, seen: Seen) -> None:
-    engine = trainer.generator.engine.llm.apply_model(read_engine_weights)[0]
     policy = read_policy_weights(trainer)
-    assert engine.keys() >= policy.keys(), sorted(policy.keys() - engine.keys())
-    rows = {name: engine[name][: len(value)] for name, value in policy.items()}  # vLLM pads the vocabulary
-    seen.largest_difference.append(max((rows[name] - value).abs().max().item() for name, value in policy.items()))
+    engine = trainer.generator.engine
+    if trainer.args.vllm_mode == "colocate":
+        found = engine.llm.apply_model(read_engine_weights)[0]
+        assert found.keys() >= policy.keys(), sorted(policy.keys() - found.keys())
+        rows = {name: found[name][: len(value)] for name, value in policy.items()}  # vLLM pads the vocabulary
+        difference = max((rows[name] - value).abs().max().item() for name, value in policy.items())
+    else:
+        sizes = {name: len(value) for name, value in policy.items()}
+        call = {"method": "digest_weights", "kwargs": {"sizes": sizes}}
+        digests = engine.client.post("/collective_rpc", call)["results"][0]
+        difference = 0.0 if digests == digest(policy) else float("inf")
+    seen.largest_difference.append(difference)
     before = getattr(trainer, "_seen_weights", policy)
     seen.movement.append(max((before[name] - value).abs().max().item() for name, value in policy.items()))
     trainer._seen_weights = policy
+
+
+def digest(weights: dict[str, torch.Tensor]) -> dict[str, str]:
+    """A checksum of each weight."""
+    return {
+        name: hashlib.sha256((value + 0.0).contiguous().numpy().tobytes()).hexdigest()  # with one zero, not two
+        for name, value in weights.items()
+    }
+
+
+class WeightReader:
+    """What a server's worker can do beside its own (`--worker-extension-cls`)."""
+
+    def digest_weights(self, sizes: dict[str, int]) -> dict[str, str]:
+        """Checksums of these weights, of as many rows."""
+        weights = read_engine_weights(self.model_runner.model)
+        return digest({name: weights[name][:size] for name, size in sizes.items()})
 
 
 @torch.no_grad()
