@@ -290,8 +290,9 @@ def generate_on_each(model_path: str, address: str, port: int) -> tuple[list[int
 
 
 def test_several_processes_share_a_server_and_the_first_one_sends(server, tiny_checkpoint):
+    arguments, path = (tiny_checkpoint, server.address, find_free_port()), {"PYTHONPATH": str(Path(__file__).parent)}
     for completion, expected, forgets in run_alone(
-        generate_on_each, tiny_checkpoint, server.address, find_free_port(), num_processes=2, timeout=600
+        generate_on_each, *arguments, num_processes=2, timeout=600, environment=path
     ):
         assert completion == expected
         assert not forgets

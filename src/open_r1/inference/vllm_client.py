@@ -114,13 +114,13 @@ class ServerClient:
         """
         import httpx
 
-        pause = _FIRST_PAUSE_S
+        http, pause = self._http, _FIRST_PAUSE_S  # a new one takes a moment to be ready
         deadline = None if is_watched else time.monotonic() + self.timeout_s
         while True:
             try:
                 async with asyncio.timeout(None if is_watched else deadline - time.monotonic()):
                     timeout = httpx.Timeout(self.timeout_s, read=None if is_watched else self.timeout_s)
-                    response = await self._http.request(method, path, json=body, timeout=timeout)
+                    response = await http.request(method, path, json=body, timeout=timeout)
                 if response.status_code < 500:
                     return response
                 problem = f"{response.status_code} {_shorten(response.text)}"
