@@ -2,7 +2,7 @@
 
 import pytest
 from processes import run_alone
-from training_runs import Seen, train
+from training_runs import Seen, fail_in_one_process, train
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,34 @@ def test_each_of_two_processes_has_an_engine_with_the_policy_s_weights(
         assert max(run.largest_difference) < 1e-6
         assert min(run.movement[1:]) > 1e-4
         assert run.num_requests == run.num_images == [1] * 3
+
+
+@pytest.mark.slow
+def test_two_processes_can_be_one_engine(tiny_checkpoint, rows, tmp_path):
+    settings = {"vllm_tensor_parallel_size": 2, "max_steps": 3, "learning_rate": 1e-2}
+    settings |= {"per_device_train_batch_size": 4, "eval_on_start": True, "eval_strategy": "steps", "eval_steps": 1}
+    runs = run_alone(train, tiny_checkpoint, rows, str(tmp_path), settings, {}, False, num_processes=2)
+    steps = [line for line in runs[0].metrics if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    assert all(0 < line["sampling/sampling_logp_difference/max"] < 1e-3 for line in steps)
+    assert len([line for line in runs[0].metrics if "eval_reward" in line]) == 4
+
+
+@pytest.mark.slow
+def test_an_engine_of_less_precision_is_corrected_for(tiny_checkpoint, rows, tmp_path):
+    settings = {"bf16": True, "max_steps": 3}
+    run = run_alone(train, tiny_checkpoint, rows, str(tmp_path), settings, {}, False)
+    steps = [line for line in run.metrics if "loss" in line]
+    assert all(line["sampling/sampling_logp_difference/max"] > 1e-3 for line in steps)
+    assert any(line["sampling/importance_sampling_ratio/applied"] > 0 for line in steps)
+    assert all(line["sampling/importance_sampling_ratio/max"] <= 3 for line in steps)
+
+
+def test_an_engine_that_fails_in_one_process_ends_both_with_what_the_last_step_has_left(
+    tiny_checkpoint, rows, tmp_path
+):
+    settings = {"per_device_train_batch_size": 4}
+    messages = run_alone(fail_in_one_process, tiny_checkpoint, rows, str(tmp_path), settings, num_processes=2)
+    assert messages == ["out of memory", "out of memory"]
+    assert (tmp_path / "checkpoint-2" / "optimizer.pt").is_file()
+    assert (tmp_path / "checkpoint-2" / "progress_rank1.json").is_file()

@@ -19,6 +19,7 @@ from open_r1.configs import GRPOModelConfig
 from open_r1.data.jsonl import load_jsonl_dataset
 from open_r1.inference.generator import SamplingSettings
 from open_r1.inference.hf_generator import HFGenerator, eval_mode
+from open_r1.inference.vllm_engine import EngineError
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.loading import find_source, load_policy, load_processor, load_reference, load_vlm_module
 from open_r1.trainer.sharding import whole_weights
@@ -77,6 +78,7 @@ def build_trainer(
         vlm_module=vlm_module,
         processing_class=load_processor(model_args, vlm_module),
         train_dataset=dataset,
+        eval_dataset=dataset,
         source=find_source(model_args),
     )
 
@@ -86,13 +88,16 @@ def letters_reward(completions: list, **columns: Any) -> list[float]:
     return [sum(character.isalpha() for character in completion[0]["content"]) / 40 for completion in completions]
 
 
-def train(checkpoint: str, rows: tuple[str, str], output_dir: str, settings: dict, model_options: dict) -> Seen:
-    """Trains, and looks at the engine in each round."""
+def train(
+    checkpoint: str, rows: tuple[str, str], output_dir: str, settings: dict, model_options: dict, looks: bool = True
+) -> Seen:
+    """Trains, and looks at the engine's weights in each round."""
     seen = Seen()
     trainers: list[VLLMGRPOTrainer] = []
 
     def watching_reward(completions: list, **columns: Any) -> list[float]:
-        _look(trainers[0], seen)
+        if looks and trainers[0].is_in_train:
+            _look(trainers[0], seen)
         return letters_reward(completions)
 
     trainer = build_trainer(checkpoint, rows, output_dir, settings, model_options, [watching_reward])
@@ -105,6 +110,25 @@ def train(checkpoint: str, rows: tuple[str, str], output_dir: str, settings: dic
     log = Path(output_dir) / "metrics.jsonl"
     seen.metrics = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     return seen
+
+
+def fail_in_one_process(checkpoint: str, rows: tuple[str, str], output_dir: str, settings: dict) -> str:
+    """Trains until the engine of the second process fails, after two steps; returns what the run ends with."""
+    trainer = build_trainer(checkpoint, rows, output_dir, settings, {}, [letters_reward])
+    engine = trainer.generator.engine
+    generate = engine.generate
+
+    def generate_or_fail(inputs: list, params: list) -> list:
+        if trainer.state.global_step == 2 and trainer.args.process_index == 1:
+            raise EngineError("out of memory")
+        return generate(inputs, params)
+
+    engine.generate = generate_or_fail
+    try:
+        trainer.train()
+    except EngineError as error:
+        return str(error)
+    return "nothing failed"
 
 
 def _draw_greedily(trainer: VLLMGRPOTrainer, seen: Seen) -> None:

@@ -152,6 +152,8 @@ class LocalEngine:
 
     def __init__(self, settings: EngineSettings, is_one_of_many: bool = False):
         check_vllm()
+        if settings.enable_sleep_mode and not torch.cuda.is_available():
+            raise ValueError("vLLM keeps its memory on a CPU: leave --vllm_enable_sleep_mode out.")
         prepare_environment()
         self.settings = settings
         self._is_one_of_many = is_one_of_many
@@ -163,6 +165,7 @@ class LocalEngine:
             self.llm.llm_engine.engine_core._finalizer.detach()
             gc.unfreeze()  # which would be part of the engine's end
         self._num_requests = 0
+        self._unused: set[str] = set()  # weights that the policy has, and vLLM's model not
         if settings.enable_sleep_mode:
             self.llm.sleep(level=2)
 
@@ -212,8 +215,11 @@ class LocalEngine:
 
     def update_weights(self, weights: NamedWeights, *, has_vision: bool) -> None:
         with _translated("take over weights"):
-            self.llm.apply_model(lambda model: load_weights(model, self.model_config, weights))
+            (unused,) = self.llm.apply_model(lambda model: load_weights(model, self.model_config, weights))
             forget_computed(self.llm.llm_engine.engine_core, has_vision)
+        if set(unused) - self._unused:
+            logger.warning("vLLM has no use for these weights of the model: %s", ", ".join(unused))
+        self._unused |= set(unused)
 
     def close(self) -> None:
         """Shuts the engine down, but for one that shares a group of processes, which vLLM would end with it."""
@@ -279,10 +285,8 @@ def _free_cache() -> None:
 
 @contextlib.contextmanager
 def _translated(task: str) -> Iterator[None]:
-    """What goes wrong inside vLLM, as an EngineError; errors of the weights' source pass."""
+    """What goes wrong inside vLLM, as an EngineError."""
     try:
         yield
-    except EngineError:
-        raise
-    except (RuntimeError, ValueError, OSError, AssertionError, KeyError, AttributeError) as error:
+    except (RuntimeError, ValueError, OSError, AssertionError, KeyError, AttributeError, TypeError) as error:
         raise EngineError(f"vLLM could not {task}: {type(error).__name__}: {error}") from error

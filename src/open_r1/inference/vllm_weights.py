@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def load_weights(
     model: torch.nn.Module, model_config: "ModelConfig", weights: Iterable[tuple[str, torch.Tensor]]
-) -> None:
-    """Takes over weights under their names in checkpoints; layers that are left out stay as they are."""
+) -> list[str]:
+    """Takes over weights under their names in checkpoints; layers that are left out stay as they are.
+
+    Returns:
+        Names that vLLM's model has no use for.
+    """
     begin_update(model)
     try:
-        for name, tensor in weights:
-            model.load_weights([(name, tensor)])
+        return [name for name, tensor in weights if model.load_weights([(name, tensor)]) == set()]
     finally:
         end_update(model, model_config)
 

@@ -30,10 +30,12 @@ from open_r1.inference.vllm_engine import (
     check_vllm,
 )
 from open_r1.inference.vllm_generator import VLLMGenerator
+from open_r1.inference.vllm_requests import check_vllm_family
 from open_r1.trainer.batch import PromptGroup
 from open_r1.trainer.grpo_config import GRPOConfig
 from open_r1.trainer.grpo_trainer import VLMGRPOTrainer
 from open_r1.trainer.policy_weights import PolicyWeights
+from open_r1.trainer.vision import find_media_kinds
 from open_r1.utils.adapters import ModelSource
 from open_r1.utils.scoring import compute_batch_seed
 from open_r1.vlm_modules.vlm_module import EncodedPrompt
@@ -67,6 +69,9 @@ class VLLMGRPOTrainer(VLMGRPOTrainer):
 
     def _build_generator(self, args: GRPOConfig, processor: Any) -> VLLMGenerator:
         _check_policy(self.model, args)
+        check_vllm_family(
+            self.vlm_module, find_media_kinds(self.train_dataset, self.data_collator.video_settings.audio)
+        )
         with self._together():
             engine = self._start_engine(args)
         eos_token_ids = self.vlm_module.get_eos_token_ids(self.model.generation_config, processor)
