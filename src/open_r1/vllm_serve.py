@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tensor_parallel_size", type=int, default=1, help="Devices that share the model.")
     add("--gpu_memory_utilization", type=float, default=0.9, help="Share of each device's memory.")
     add("--max_model_len", type=int, help="Tokens of a prompt and its completion. Default: what the memory allows.")
-    add("--dtype", default="auto", help="Precision of the weights. Default: the checkpoint's.")
+    add("--dtype", default="auto", help="Precision of the weights. Default: vLLM's choice, at most 16 bits.")
     add("--enforce_eager", action="store_true", help="No CUDA graphs: starts sooner, decodes slower.")
     add(
         "--logprobs_mode",
@@ -101,6 +101,7 @@ def build_command(args: argparse.Namespace, further: list[str], has_cuda: bool) 
     }
     if not has_cuda:
         options["skip_mm_profiling"] = True
+        options["enable_chunked_prefill"] = False  # vLLM 0.32 cannot divide a prompt that has a seed there
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             options["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     return [sys.executable, "-m", _ENTRY, *_list_flags(options), *further]
