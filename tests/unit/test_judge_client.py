@@ -157,10 +157,8 @@ def test_nobody_listening_is_a_failure_as_any_other(server):
 
 def test_many_questions_are_on_their_way_at_once_up_to_the_bound(server):
     server.behaviour = "slow"
-    start = time.perf_counter()
     ask(server, *map(str, range(16)), concurrency=4)
     assert server.most_open == 4
-    assert time.perf_counter() - start < 16 * 0.05
 
 
 def test_verdicts_outlive_the_process_in_a_folder(server, tmp_path):
