@@ -160,8 +160,11 @@ class ServerEngine:
             self._transfer = self._transfer or self._connect()
             self._transfer.send_weights()
         except (RuntimeError, OSError, ValueError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            if self._transfer is None:
+                reason = f"no connection by port {self._group_port} of this machine (--vllm_group_port): {reason}"
             self._disconnect()
-            problem = f"The weights did not get to the vLLM server {self.client.address}: {error}"
+            problem = f"The weights did not get to the vLLM server {self.client.address}: {reason}"
             is_back = bool(self._names) and self._comes_back()  # the first time something is wrong for good
             raise (self._build_loss(problem) if is_back else EngineError(problem)) from error
         self._names |= names

@@ -9,8 +9,9 @@ One weight is on its way at a time. A peer that dies or hangs is an error on the
 """
 
 import contextlib
+import socket
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import ClassVar, Self
@@ -32,6 +33,7 @@ from open_r1.inference.vllm_plugin import GLOO
 from open_r1.inference.vllm_weights import begin_update, end_update
 
 
+_MEETING_S = 20.0  # until two processes that listen have found each other
 _EXPLANATION_S = 2.0  # how long a server may take to tell why it has hung up
 
 
@@ -125,23 +127,41 @@ class GlooTrainerInfo(TrainerInitInfo):
 # ---- the group --------------------------------------------------------------------------------------------------
 
 
-class _Group:
-    """The sender (rank 0) and the workers of one connection, beside all other groups of their processes."""
+def open_store(info: GlooInitInfo, is_sender: bool) -> torch.distributed.Store:
+    """Where the sender and the workers find each other; the sender listens.
 
-    def __init__(self, info: GlooInitInfo, rank: int):
+    Raises:
+        OSError, RuntimeError: the port is taken, or the sender is not there.
+    """
+    if not is_sender:
+        # Where nobody is there, this fails at once; a store would try for several times as long as it is allowed to.
+        socket.create_connection((info.host, info.port), timeout=info.timeout_s).close()
+    store = torch.distributed.TCPStore(
+        info.host,
+        info.port,
+        info.num_processes,
+        is_master=is_sender,
+        timeout=timedelta(seconds=min(info.timeout_s, _MEETING_S)),
+        wait_for_workers=False,
+        multi_tenant=True,  # an earlier connection of this process may still hold the port; names keep them apart
+    )
+    store.set_timeout(timedelta(seconds=info.timeout_s))
+    return torch.distributed.PrefixStore(info.name, store)
+
+
+class _Group:
+    """The sender (rank 0) and the workers of one connection, beside all other groups of their processes.
+
+    Args:
+        info: Where they meet.
+        rank: Of this process.
+        store: Where they meet, if it is open already.
+    """
+
+    def __init__(self, info: GlooInitInfo, rank: int, store: torch.distributed.Store | None = None):
+        store = open_store(info, is_sender=rank == 0) if store is None else store
         timeout = timedelta(seconds=info.timeout_s)
-        # Where an earlier connection still holds the port in this process, its store is used again, under a new name.
-        store = torch.distributed.TCPStore(
-            info.host,
-            info.port,
-            info.num_processes,
-            is_master=rank == 0,
-            timeout=timeout,
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-        own_store = torch.distributed.PrefixStore(info.name, store)
-        self._group = torch.distributed.ProcessGroupGloo(own_store, rank, info.num_processes, timeout)
+        self._group = torch.distributed.ProcessGroupGloo(store, rank, info.num_processes, timeout)
 
     def broadcast(self, tensor: torch.Tensor) -> None:
         """The sender's numbers into every worker's tensor, which is contiguous; RuntimeError where a peer is gone."""
@@ -214,13 +234,18 @@ class GlooSender(TrainerWeightTransferEngine[GlooTrainerInfo]):
 
     def _connect(self, info: GlooTrainerInfo) -> None:
         self._timeout_s = info.timeout_s
-        threads = ThreadPoolExecutor(max_workers=1)
+        place = info.describe_to_workers()
+        store = open_store(place, is_sender=True)
+        threads = ThreadPoolExecutor(max_workers=2)
         try:
-            group = threads.submit(_Group, info.describe_to_workers(), 0)
-            self.client.init_weight_transfer_engine(asdict(info.describe_to_workers()))  # they connect meanwhile
-            self._group = group.result(info.timeout_s)
+            group = threads.submit(_Group, place, 0, store)
+            workers = threads.submit(self.client.init_weight_transfer_engine, asdict(place))
+            done, _ = wait([group, workers], info.timeout_s, return_when=FIRST_EXCEPTION)
+            for finished in done:
+                finished.result()
+            self._group = group.result(0)
         finally:
-            threads.shutdown(wait=False)  # it may still wait for workers that do not come
+            threads.shutdown(wait=False)  # one may still wait for the other side
 
     def send_weights(self) -> None:
         meta = self.source.metadata()
