@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from open_r1.configs import GRPOModelConfig
 from open_r1.trainer.loading import load_policy, load_vlm_module
 from open_r1.trainer.policy_weights import PolicyWeights
+from open_r1.trainer.vllm_grpo_trainer import check_policy
 
 
 LORA = {"use_peft": True, "lora_r": 4}
@@ -92,3 +93,10 @@ def test_one_layer_at_a_time_is_merged_and_an_error_in_the_middle_leaves_nothing
     assert max(map(len, merged_at_once)) == 1
     weights.finish()
     assert_equal(copy_parameters(model), before)
+
+
+@pytest.mark.parametrize("options", [{"load_in_4bit": True}, {"load_in_8bit": True}])
+def test_quantised_weights_are_refused_since_vllm_would_draw_from_others(options, load):
+    check_policy(load(**LORA))
+    with pytest.raises(ValueError, match="vLLM would generate with other weights than those that are trained"):
+        check_policy(load(**LORA, **options))

@@ -21,6 +21,7 @@ def build(**settings) -> GRPOConfig:
             {"use_vllm": True, "vllm_mode": "server", "vllm_tensor_parallel_size": 2},
             "--vllm_tensor_parallel_size does nothing with --vllm_mode server: start the server with it",
         ),
+        ({"use_vllm": True, "ds3_gather_for_generation": False}, "does nothing with --use_vllm"),
         ({"use_vllm": True, "vllm_gpu_memory_utilization": 30}, "--vllm_gpu_memory_utilization 30: take 0.3"),
         ({"use_vllm": True, "vllm_tensor_parallel_size": 0}, "--vllm_tensor_parallel_size must be positive, not 0"),
         ({"use_vllm": True, "vllm_importance_sampling_mode": "token"}, "take one of token_truncate, token_mask"),

@@ -68,7 +68,7 @@ class VLLMGRPOTrainer(VLMGRPOTrainer):
     # ---- the engine -------------------------------------------------------------------------------------------
 
     def _build_generator(self, args: GRPOConfig, processor: Any) -> VLLMGenerator:
-        _check_policy(self.model, args)
+        check_policy(self.model)
         check_vllm_family(
             self.vlm_module, find_media_kinds(self.train_dataset, self.data_collator.video_settings.audio)
         )
@@ -203,15 +203,13 @@ class VLLMGRPOTrainer(VLMGRPOTrainer):
             logger.error("%s. %s is saved; go on with --resume_from_checkpoint auto.", error, name)
 
 
-def _check_policy(model: torch.nn.Module, args: GRPOConfig) -> None:
-    """ValueError where vLLM cannot get the policy's weights, or would draw from another policy."""
-    if getattr(model, "is_quantized", False) or getattr(model, "is_loaded_in_4bit", False):
+def check_policy(model: torch.nn.Module) -> None:
+    """ValueError where vLLM would draw from another policy than the one that is trained."""
+    if getattr(model, "is_quantized", False):
         raise ValueError(
             "--use_vllm with --load_in_4bit or --load_in_8bit: vLLM would generate with other weights than those that "
             "are trained. Leave one of them out."
         )
-    if args.vllm_mode == "server" and args.world_size > 1 and args.vllm_tensor_parallel_size > 1:
-        raise ValueError("--vllm_tensor_parallel_size is the server's: start open_r1.vllm_serve with it.")
 
 
 class _StepEnd(TrainerCallback):

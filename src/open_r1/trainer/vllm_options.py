@@ -73,6 +73,11 @@ class VLLMOptions:
         other = "server" if self.vllm_mode == "colocate" else "colocate"
         where = "start the server with it (open_r1.vllm_serve)" if other == "colocate" else "leave it out"
         self._refuse_changes(f"--{{}} does nothing with --vllm_mode {self.vllm_mode}: {where}.", _READ_BY[other])
+        if not self.ds3_gather_for_generation:
+            raise ValueError(
+                "--ds3_gather_for_generation false does nothing with --use_vllm, which gathers layer by layer: leave "
+                "it out."
+            )
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
             raise ValueError(
                 f"--vllm_gpu_memory_utilization {self.vllm_gpu_memory_utilization}: take 0.3, for instance."
