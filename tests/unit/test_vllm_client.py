@@ -22,8 +22,11 @@ class Scripted(BaseHTTPRequestHandler):
     """Answers by `answers[path]`: JSON, a status without content, or a function that returns either."""
 
     answers: dict[str, Any]
+    peers: list[tuple[str, int]]  # who has called
+    protocol_version = "HTTP/1.1"  # which keeps connections
 
     def do_GET(self) -> None:
+        self.peers.append(self.client_address)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         answer = self.answers.get(self.path.partition("?")[0], 404)
         answer = answer() if callable(answer) else answer
@@ -44,8 +47,10 @@ def serve() -> Iterator[Callable[..., ServerClient]]:
     """Starts a server with these answers; returns a client of it."""
     servers = []
 
-    def start(answers: dict[str, Any], timeout_s: float = PATIENCE_S) -> ServerClient:
-        handler = type("Handler", (Scripted,), {"answers": answers})
+    def start(
+        answers: dict[str, Any], timeout_s: float = PATIENCE_S, peers: list[tuple[str, int]] | None = None
+    ) -> ServerClient:
+        handler = type("Handler", (Scripted,), {"answers": answers, "peers": [] if peers is None else peers})
         servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
         return ServerClient(f"http://127.0.0.1:{servers[-1].server_port}", timeout_s)
@@ -88,6 +93,14 @@ def test_what_may_not_be_done_twice_is_not_tried_again(serve):
     with pytest.raises(EngineError, match="/update_weights: 500"):
         client.update_weights({"names": []})
     client.update_weights({"names": []})
+
+
+def test_each_call_has_a_connection_that_the_server_cannot_have_given_up(serve):
+    peers: list[tuple[str, int]] = []
+    client = serve({"/update_weights": {}}, peers=peers)
+    for _ in range(3):
+        client.update_weights({"names": []})
+    assert len(set(peers)) == 3
 
 
 def test_a_refused_request_is_an_error_at_once(serve):

@@ -49,7 +49,8 @@ class ServerClient:
     def _http(self) -> "httpx.AsyncClient":
         import httpx
 
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=_CONCURRENCY)
+        # A connection for each call: the server hangs up on idle ones, perhaps when a call that is made once takes it.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         return httpx.AsyncClient(base_url=self.address, timeout=self.timeout_s, limits=limits, trust_env=False)
 
     # ---- single calls -----------------------------------------------------------------------------------------
