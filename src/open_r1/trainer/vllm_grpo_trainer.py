@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from open_r1.inference.codec import find_special_tokens
 from open_r1.inference.generator import Completions, SamplingSettings
 from open_r1.inference.vllm_engine import (
     Engine,
@@ -74,10 +75,8 @@ class VLLMGRPOTrainer(VLMGRPOTrainer):
         )
         with self._together():
             engine = self._start_engine(args)
-        eos_token_ids = self.vlm_module.get_eos_token_ids(self.model.generation_config, processor)
-        media_token_ids = self.vlm_module.get_media_token_ids(self.model.config, processor)
-        suppressed = sorted(set(media_token_ids) - set(eos_token_ids))
-        return VLLMGenerator(engine, processor, self.vlm_module, eos_token_ids, suppressed)
+        special = find_special_tokens(self.vlm_module, self.model.config, self.model.generation_config, processor)
+        return VLLMGenerator(engine, processor, self.vlm_module, *special)
 
     def _start_engine(self, args: GRPOConfig) -> Engine:
         settings = EngineSettings(
